@@ -1,0 +1,26 @@
+"""Runs the ``python`` blocks of README.md and docs/, so that no page shows code that does not work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import pytest
+
+    CollectFile = Callable[[Path, pytest.Collector], pytest.Collector | None]
+
+
+def _page_collector() -> CollectFile:
+    from sybil import Sybil
+    from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+
+    collect: CollectFile = Sybil(
+        parsers=[PythonCodeBlockParser(), SkipParser()], patterns=["README.md", "docs/**/*.md"]
+    ).pytest()
+    return collect
+
+
+pytest_collect_file = _page_collector()

@@ -1,0 +1,108 @@
+"""memguard: an embeddable memory guard for Python services.
+
+``import memguard`` costs next to nothing: every name below is fetched from its module when first used.
+"""
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdmissionRefused",
+    "AlreadyGuarding",
+    "Cost",
+    "Event",
+    "GcPolicy",
+    "GcStats",
+    "Guard",
+    "Holder",
+    "Incident",
+    "Level",
+    "Limit",
+    "LimitKind",
+    "LimitNotFound",
+    "MemguardError",
+    "MissingExtra",
+    "Reading",
+    "Relief",
+    "Roster",
+    "Rules",
+    "RulesError",
+    "Snapshot",
+    "Ticket",
+    "Vitals",
+    "__version__",
+]
+
+# Every type checker takes this name as true; importing it from typing would cost more than the rest of the file.
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from memguard.admission import Ticket
+    from memguard.errors import (
+        AdmissionRefused,
+        AlreadyGuarding,
+        LimitNotFound,
+        MemguardError,
+        MissingExtra,
+        RulesError,
+    )
+    from memguard.guard import Guard
+    from memguard.model import (
+        Cost,
+        Event,
+        GcStats,
+        Holder,
+        Incident,
+        Level,
+        Limit,
+        LimitKind,
+        Reading,
+        Relief,
+        Snapshot,
+        Vitals,
+    )
+    from memguard.reclaimers.gc_policy import GcPolicy
+    from memguard.roster import Roster
+    from memguard.rules import Rules
+
+_HOMES = {
+    "AdmissionRefused": "memguard.errors",
+    "AlreadyGuarding": "memguard.errors",
+    "Cost": "memguard.model",
+    "Event": "memguard.model",
+    "GcPolicy": "memguard.reclaimers.gc_policy",
+    "GcStats": "memguard.model",
+    "Guard": "memguard.guard",
+    "Holder": "memguard.model",
+    "Incident": "memguard.model",
+    "Level": "memguard.model",
+    "Limit": "memguard.model",
+    "LimitKind": "memguard.model",
+    "LimitNotFound": "memguard.errors",
+    "MemguardError": "memguard.errors",
+    "MissingExtra": "memguard.errors",
+    "Reading": "memguard.model",
+    "Relief": "memguard.model",
+    "Roster": "memguard.roster",
+    "Rules": "memguard.rules",
+    "RulesError": "memguard.errors",
+    "Snapshot": "memguard.model",
+    "Ticket": "memguard.admission",
+    "Vitals": "memguard.model",
+}
+
+# Hidden from type checkers: they would take __getattr__ for a promise of every name, memguard.Typo included.
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        import sys
+        from importlib import import_module
+
+        home = _HOMES.get(name)
+        if home is None:
+            module = sys.modules[__name__]
+            raise AttributeError(f"module 'memguard' has no attribute {name!r}", name=name, obj=module)
+        value = globals()[name] = getattr(import_module(home), name)
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -1,0 +1,151 @@
+"""Attempts: a reclaimer is called on a thread of its own and measured from outside; looking goes on meanwhile."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from memguard.model import Relief
+from memguard.threads import Bell, start_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memguard._core.stimuli import Step
+    from memguard.ports import Clock
+
+__all__ = ["Attempts", "measured"]
+
+# Abandoned attempts that may still be running before no more are started: each holds a thread.
+_LOST_AT_MOST = 8
+
+
+def measured(
+    work: Callable[[], int | None], *, name: str, wanted_bytes: int, look: Callable[[], int], clock: Clock
+) -> Relief:
+    """Carry ``work`` out between two readings of the same probe; whatever it raises ends up in the relief.
+
+    A reading that fails makes the relief count as nothing bought.
+    """
+    error = ""
+    claimed: int | None = None
+    began_at = clock()
+    try:
+        before = look()
+    except (OSError, ValueError) as failure:
+        return Relief(
+            name=name, at=began_at, wanted_bytes=wanted_bytes, claimed_bytes=None, before_bytes=0, after_bytes=0,
+            cost_s=0.0, error=f"not tried, since memory can't be read: {failure}",
+        )  # fmt: skip
+    after = before
+    try:
+        claimed = _count(work())
+    except BaseException as failure:  # noqa: BLE001 - a reclaimer may fail in any way, SystemExit included
+        error = f"{type(failure).__name__}: {failure}"
+    try:
+        after = look()
+    except (OSError, ValueError) as failure:
+        error = error or f"not measured: {failure}"
+    ended_at = clock()
+    return Relief(
+        name=name, at=ended_at, wanted_bytes=wanted_bytes, claimed_bytes=claimed, before_bytes=before,
+        after_bytes=after, cost_s=max(0.0, ended_at - began_at), error=error,
+    )  # fmt: skip
+
+
+def _count(claim: object) -> int | None:
+    """A claim as a count of bytes; whatever else a reclaimer returned says nothing."""
+    if isinstance(claim, int) and not isinstance(claim, bool) and claim >= 0:
+        return claim
+    return None
+
+
+class _Hand:
+    """One thread that carries out one attempt after another."""
+
+    def __init__(self, done: Callable[[_Hand, Relief], None]) -> None:
+        self._bell = Bell()
+        self._done = done
+        self._work: Callable[[], Relief] | None = None
+        self.dismissed = False
+        self.thread = start_thread(self._run, "memguard-relieve")
+
+    def take(self, work: Callable[[], Relief]) -> None:
+        self._work = work
+        self._bell.ring()
+
+    def dismiss(self) -> None:
+        self.dismissed = True
+        self._bell.ring()
+
+    def _run(self) -> None:
+        while not self.dismissed:
+            self._bell.wait(3600.0)
+            work, self._work = self._work, None
+            if work is not None:
+                self._done(self, work())
+
+
+class Attempts:
+    """Carries out one step at a time. ``inline`` does it in the caller's thread (simulations, asked-for reliefs).
+
+    ``ended`` holds measured reliefs in the order they came back, late ones of abandoned attempts included.
+    """
+
+    def __init__(self, *, look: Callable[[], int], clock: Clock, inline: bool, notify: Callable[[], None]) -> None:
+        self._look = look
+        self._clock = clock
+        self._notify = notify
+        self._hand: _Hand | None = None
+        self._lost = 0
+        self.inline = inline
+        self.ended: deque[Relief] = deque()
+        self.step: Step | None = None
+
+    def begin(self, step: Step, work: Callable[[], int | None]) -> None:
+        """Start an attempt; its relief appears in ``ended`` and the notifier is called."""
+
+        def carry_out() -> Relief:
+            return measured(work, name=step.name, wanted_bytes=step.wanted_bytes, look=self._look, clock=self._clock)
+
+        self.step = step
+        if not self.inline and self._lost < _LOST_AT_MOST:
+            try:
+                self._hand = self._hand or _Hand(self._returned)
+            except RuntimeError:  # no thread to be had: better late looks than no relief
+                self._hand = None
+            if self._hand is not None:
+                self._hand.take(carry_out)
+                return
+        self.ended.append(carry_out())
+        self.step = None
+
+    def _returned(self, hand: _Hand, relief: Relief) -> None:
+        self.ended.append(relief)
+        if hand is self._hand:
+            self.step = None
+        else:
+            self._lost -= 1
+        self._notify()
+
+    def overdue(self, at: float) -> Step | None:
+        """Give up on the attempt under way when its time is over, and name it; the thread is left to finish."""
+        step, hand = self.step, self._hand
+        if step is None or hand is None or at < step.until:
+            return None
+        self._hand, self.step = None, None
+        self._lost += 1
+        hand.dismiss()
+        return step
+
+    def stop(self, timeout_s: float) -> None:
+        """Dismiss the thread and wait for it, at most so long."""
+        hand, self._hand, self.step = self._hand, None, None
+        if hand is not None:
+            hand.dismiss()
+            hand.thread.join(timeout_s)
+
+    def forget(self) -> None:
+        """In a forked child: the threads are gone, and so is what they were doing."""
+        self._hand, self.step, self._lost = None, None, 0
+        self.ended.clear()

@@ -1,0 +1,418 @@
+"""The guard: what a service creates. It wires the world to the machine, and owns the thread and its life."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading  # noqa: F401 - its fork hook has to be registered before ours
+import time
+import weakref
+from typing import TYPE_CHECKING, Self
+
+from memguard import roster as rosters
+from memguard._core.stimuli import Asked, Relieved
+from memguard.admission import Gate, Ticket
+from memguard.attempts import Attempts, measured
+from memguard.errors import AlreadyGuarding, MemguardError
+from memguard.model import Event, Level
+from memguard.reclaimers.caches import adapter_for
+from memguard.reclaimers.callback import Callback
+from memguard.reclaimers.collect import Collect, GcWatch
+from memguard.reclaimers.gc_policy import GcPolicy
+from memguard.reclaimers.trim import Trim
+from memguard.explaining import explained
+from memguard.rules import Rules
+from memguard.sight import Sight, limits_from
+from memguard.telling import Teller
+from memguard.threads import Bell, Running, new_lock, start_thread
+from memguard.watch import COLLECT, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from memguard._core.record import Record
+    from memguard.model import Cost, Holder, Incident, Limit, Relief, Snapshot
+    from memguard.ports import Clock, GcDecider, LimitSource, Probe, Sink
+    from memguard.roster import Handle, Roster
+
+__all__ = ["Guard"]
+
+# A stop waits so long for the guard's threads and slow sinks; they are daemons and may be left behind.
+_STOP_S = 2.0
+# After a fault inside a tick, which should not happen, the next one waits a little.
+_FAULT_S = 0.25
+
+# A relief by hand is given this long; the incident that is returned then is still open.
+_ASK_S = 60.0
+
+_running: weakref.WeakSet[Guard] = weakref.WeakSet()
+
+
+class Guard:
+    """Keeps this process and its children inside their memory limit.
+
+    Creating one finds the limit, reads the environment and starts nothing. ``start()`` (or ``with guard:``) runs the
+    background thread; ``stop()`` puts back everything that was changed. After a fork the child's guard starts anew
+    when the parent's ran.
+
+    Args:
+        rules: the configuration; environment variables and ``overrides`` win over it.
+        limit: ``"auto"``, an amount ("512MiB" or bytes), a ``Limit``, a limit source, or None to only observe.
+        sinks: callables that are told every ``Event``.
+        roster: whose holders are shed; by default the process's own, where decorators sign up.
+        probe: reads used bytes instead of what fits the limit.
+        clock: monotonic seconds; by default the system's.
+        overrides: fields of ``Rules``.
+
+    Raises:
+        RulesError: a setting that cannot hold, with its name, value, source and the mend.
+    """
+
+    def __init__(  # noqa: PLR0913 - the front door; every argument has a default
+        self,
+        rules: Rules | None = None,
+        *,
+        limit: str | int | Limit | LimitSource | None = "auto",
+        sinks: Sequence[Sink] = (),
+        roster: Roster | None = None,
+        probe: Probe | None = None,
+        clock: Clock | None = None,
+        **overrides: object,
+    ) -> None:
+        self.rules = Rules.resolve(os.environ, overrides, base=rules)
+        self.roster = rosters.DEFAULT if roster is None else roster
+        self._clock = clock or time.monotonic
+        self._teller = Teller(sinks)
+        self._gc_watch = GcWatch(clock=self._clock)
+        self._gate = Gate(rules=self.rules, view=lambda: self._watch.snapshot, clock=self._clock)
+        source = limits_from(limit, self.rules, probed=probe is not None)
+        self._sight = Sight(rules=self.rules, source=source, probe=probe, tell=self._teller.tell)
+        self._bell = Bell()
+        self._attempts = Attempts(
+            look=self._sight.used_bytes, clock=self._clock, inline=clock is not None, notify=self._ring
+        )
+        self._trim, self._collect = Trim(), Collect()
+        self._watch = Watch(
+            rules=self.rules,
+            roster=self.roster,
+            builtin=(self._trim, self._collect),
+            sight=self._sight,
+            gate=self._gate,
+            attempts=self._attempts,
+            clock=self._clock,
+            tell=self._teller.tell,
+            gc_stats=self._gc_watch.stats,
+            freed=self._gc_watch.note_freed,
+        )
+        self._policies: tuple[GcDecider, ...] = ()
+        self._thread: Running | None = None
+        self._stopping = False
+        self._lock = new_lock()
+        self._sight.find(self._clock())
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> Guard:
+        """Start the background thread; the guard itself, for chaining.
+
+        Raises:
+            AlreadyGuarding: it runs already, or another guard works through the same roster.
+        """
+        with self._lock:
+            if self._thread is not None:
+                raise AlreadyGuarding("this guard runs already: start() once, or use one `with guard:` block")
+            owner = self.roster.owner() if self.roster.owner is not None else None
+            if owner is not None and owner is not self:
+                raise AlreadyGuarding(
+                    "another guard works through the same roster: stop() it first, or give each its own "
+                    "(Guard(roster=memguard.Roster()))"
+                )
+            self.roster.owner = weakref.ref(self)
+            self._begin()
+        return self
+
+    def _begin(self) -> None:
+        self._stopping = False
+        self._teller.start()
+        self._sight.find(self._clock(), anew=True)
+        self._gc_watch.start()
+        self._enforce(self._policies or _default_policies(self.rules))
+        _running.add(self)
+        self._tell("guard.started", f"guarding with mode {self.rules.mode!r}")
+        self._thread = start_thread(self._run, "memguard")
+
+    def _run(self) -> None:
+        sleep_s = 0.0
+        while not self._stopping:
+            if self._bell.wait(sleep_s) or sleep_s == 0.0:
+                self._watch.rung()
+            if self._stopping:
+                return
+            try:
+                sleep_s = self._watch.tick()
+            except BaseException as error:  # noqa: BLE001 - whatever happens, the thread goes on
+                sleep_s = _FAULT_S
+                self._fault(error)
+
+    def _fault(self, error: BaseException) -> None:
+        try:
+            self._tell("guard.fault", f"a tick failed: {type(error).__name__}: {error}")
+        except MemoryError:  # not even room for the words
+            return
+
+    def _ring(self) -> None:
+        self._bell.ring()
+
+    def tick(self) -> float:
+        """Look, decide and act once, now, in this thread; how many seconds until the next look is due.
+
+        For hosts that bring their own loop, and for simulations. A started guard does this by itself.
+        """
+        return self._watch.tick()
+
+    def stop(self) -> None:
+        """Stop the thread and put back everything that was changed; twice is fine, its own threads may call it."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            self._stopping = True
+        self._bell.ring()
+        if thread is None:
+            self._sight.close()
+            return
+        own = not thread.join(_STOP_S)
+        self._attempts.stop(_STOP_S if not own else 0.0)
+        self._enforce(())
+        self._gc_watch.stop()
+        _running.discard(self)
+        if self.roster.owner is not None and self.roster.owner() is self:
+            self.roster.owner = None
+        self._tell("guard.stopped", "the guard has stopped")
+        self._teller.stop(_STOP_S)
+        self._sight.close()
+        self._watch.reset()
+
+    def _after_fork(self) -> None:
+        """In the child: threads are gone, locks may be held for ever, /proc/self is the parent's."""
+        self._lock, self._bell = new_lock(), Bell()
+        self._thread = None
+        self.roster.forget()
+        self._gate.forget()
+        self._attempts.forget()
+        self._watch.reset()
+        self._begin()
+
+    @property
+    def running(self) -> bool:
+        """Whether the background thread runs."""
+        return self._thread is not None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # --- looking ------------------------------------------------------------------------------------------------
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What the guard knew at its last look; never blocks, never reads anything."""
+        return self._watch.snapshot
+
+    @property
+    def level(self) -> Level:
+        """The present level."""
+        return self._watch.snapshot.level
+
+    @property
+    def pressure(self) -> float:
+        """The present pressure: used ÷ limit, which may exceed 1."""
+        return self._watch.snapshot.pressure
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Every limit that is watched, each with its source."""
+        return self._sight.limits
+
+    @property
+    def incidents(self) -> tuple[Incident, ...]:
+        """The last 32 incidents that are over, oldest first."""
+        return tuple(self._watch.incidents)
+
+    @property
+    def record(self) -> Record | None:
+        """The last or present incident as it can be replayed."""
+        return self._watch.record
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Who could give memory back: bytes, share, and what their reliefs really bought."""
+        return self._watch.holders()
+
+    def explain(self) -> str:
+        """The limits and where they came from, every rule and where its value came from, who holds what."""
+        return explained(self.limits, self._sight.notes, self.rules, self.holders())
+
+    # --- holders ------------------------------------------------------------------------------------------------
+
+    def cache(
+        self, obj: object, *, name: str, cost: Cost | None = None, at: Level | None = None, lock: object = None
+    ) -> Handle:
+        """Register a cache that somebody else made: a mapping, a cachetools cache or function, an lru_cache function.
+
+        To register is to say that its entries can be made again: they are dropped without asking. The object is
+        held weakly where Python allows it (a plain dict is not). See ``adapter_for`` for costs and levels.
+        """
+        adapter, held = adapter_for(obj, name=name, cost=cost, at=at, lock=lock)  # type: ignore[arg-type]
+        return self.roster.add(adapter, held=held)
+
+    def reclaimer(
+        self,
+        name: str,
+        reclaim: Callable[[int], int | None],
+        *,
+        size: Callable[[], int | None] | None = None,
+        cost: Cost = "cheap",
+        at: Level = Level.WARNING,
+    ) -> Handle:
+        """Register a function that tries to give back as many bytes as it is asked for.
+
+        It runs on a thread of its own, may say how many it released, and is measured whatever it says.
+        """
+        callback = Callback(name, reclaim, size=size, cost=cost, at=at)
+        return self.roster.add(callback, held=callback.held)
+
+    def gc_policy(self, policy: GcDecider) -> Handle:
+        """Let this policy decide when collections are due, beside others registered so; the defaults leave."""
+        self._policies = (*self._policies, policy)
+
+        def close() -> None:
+            self._policies = tuple(known for known in self._policies if known is not policy)
+            if self.running:
+                self._enforce(self._policies or _default_policies(self.rules))
+
+        if self.running:
+            self._enforce(self._policies)
+        return rosters.Handle(repr(policy), close=close, alive=lambda: policy in self._policies)
+
+    def _enforce(self, policies: tuple[GcDecider, ...]) -> None:
+        """Bring these GC policies into force and end those that were."""
+        old, self._watch.policies = self._watch.policies, policies
+        for policy in old:
+            if policy not in policies:
+                _bracket(policy, "stop")
+        for policy in policies:
+            if policy not in old:
+                _bracket(policy, "start")
+
+    # --- acting -------------------------------------------------------------------------------------------------
+
+    def admit(
+        self,
+        bytes: str | int | None = None,  # noqa: A002 - the public name
+        *,
+        kind: str = "request",
+        label: str = "",
+        wait_s: float = 0.0,
+    ) -> Ticket:
+        """Permission for work that needs so many bytes (None: unknown), as a context manager, sync or async.
+
+        Refused from CRITICAL on, and when used + promised + ``bytes`` would pass the CRITICAL rung. ``label`` names the
+        work in events ("POST /agents"). ``wait_s`` waits for room; on an event loop use ``async with``.
+
+        Raises:
+            AdmissionRefused: with ``retry_after_s``, the level and the numbers.
+        """
+        return self._gate.admit(bytes, kind, label, wait_s)
+
+    def relieve(self, target: Level | float | str | None = None, *, reason: str = "asked") -> Incident:
+        """Run the ladder now, by hand, until memory is down to ``target``; the incident, with every relief measured.
+
+        ``target`` is a ``Level`` (down to where it is left), a share of the limit (0.0 to 1.0), bytes (an int or text),
+        or None for the release level of the lowest rung.
+
+        Raises:
+            RulesError: a target that can't be meant, or one relative to a limit when nothing limits.
+            MemguardError: called from the guard's own thread, which would wait for itself.
+        """
+        asked = Asked(at=self._clock(), target_bytes=self._sight.target_bytes(target, self._clock()), reason=reason)
+        thread = self._thread
+        if thread is None:
+            return self._relieve_inline(asked)
+        if thread.own:
+            raise MemguardError("relieve() cannot be called on the guard's own thread: call it from any other")
+        done = self._watch.ask(asked)
+        self._bell.ring()
+        done.wait(_ASK_S)
+        return self._watch.last_incident
+
+    def _relieve_inline(self, asked: Asked) -> Incident:
+        with self._lock:
+            inline, self._attempts.inline = self._attempts.inline, True
+            try:
+                return self._watch.relieve(asked)
+            finally:
+                self._attempts.inline = inline
+                self._watch.reset()
+
+    def collect(self, generation: int = 2) -> Relief:
+        """Run a garbage collection now, in this thread, and measure what it bought."""
+        return self._by_hand(COLLECT, lambda: self._collect.run(generation))
+
+    def trim(self) -> Relief:
+        """Return freed memory to the kernel now, in this thread, and measure what that bought."""
+        return self._by_hand(self._trim.name, lambda: self._trim.reclaim(0))
+
+    def _by_hand(self, name: str, work: Callable[[], int | None]) -> Relief:
+        self._sight.find(self._clock())
+        relief = measured(work, name=name, wanted_bytes=0, look=self._sight.used_bytes, clock=self._clock)
+        if self._thread is not None:
+            self._watch.post(Relieved(at=relief.at, relief=relief))
+        return relief
+
+    def _tell(self, name: str, text: str) -> None:
+        self._teller.tell(Event(at=self._clock(), name=name, text=text))
+
+    def __repr__(self) -> str:
+        state = self.snapshot
+        return f"<Guard {'running' if self.running else 'stopped'} {state.level.name} pressure={state.pressure:.2f}>"
+
+
+def _bracket(policy: GcDecider, edge: str) -> None:
+    hook = getattr(policy, edge, None)
+    if hook is not None:
+        hook()
+
+
+def _default_policies(rules: Rules) -> tuple[GcDecider, ...]:
+    pressure = GcPolicy.pressure(above_ratio=rules.collect_ratio, above_bytes=rules.collect_bytes)
+    if rules.gc_interval_s is None:
+        return (pressure,)
+    return (pressure, GcPolicy.interval(rules.gc_interval_s))
+
+
+def _restart_in_child() -> None:
+    for guard in tuple(_running):
+        guard._after_fork()  # noqa: SLF001 - one room, one mechanism
+
+
+def _stop_at_exit() -> None:
+    for guard in tuple(_running):
+        guard.stop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_restart_in_child)
+atexit.register(_stop_at_exit)

@@ -1,0 +1,1 @@
+"""CARRY OUT: thin adapters that turn whoever holds memory into the ``Reclaimer`` port."""

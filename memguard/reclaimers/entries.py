@@ -1,0 +1,164 @@
+"""What the entries of somebody else's cache weigh: a sampled estimate that never disturbs the cache."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+import types
+from collections import UserDict, deque
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+__all__ = ["Estimate", "bytes_of", "currsize_of", "length_of", "peek_function", "peek_items", "peek_mapping"]
+
+# 8 from the oldest end and 8 from the newest: entries of one cache tend to change with time.
+_PEEK: Final = 8
+# Children looked at in each container, and levels below an entry: some 70 objects, 10 us.
+_BREADTH: Final = 8
+_DEPTH: Final = 2
+# An object that cannot tell its size counts as a small one.
+_UNKNOWN_BYTES: Final = 64
+# gc.get_referents lists every link of a bounded lru_cache: 8 bytes and 10 ns each.
+_LINKS_MOST: Final = 65_536
+# An estimate is taken anew after so long, or when the length moved by a quarter, but not more often than this.
+_OLD_S: Final = 5.0
+_YOUNG_S: Final = 0.25
+_MOVED_RATIO: Final = 0.25
+# Shared by many; no entry's death frees them.
+_SHARED: Final = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.CodeType)
+
+
+def bytes_of(thing: object, depth: int = _DEPTH) -> int:
+    """Bytes of an object and of what it holds two levels down, sampled: 8 children of each container stand for all.
+
+    What is shared between entries counts in each. No attribute of the object is touched.
+    """
+    try:
+        size = sys.getsizeof(thing, _UNKNOWN_BYTES)
+    except Exception:  # noqa: BLE001 - a __sizeof__ that raises must not end a relief
+        size = _UNKNOWN_BYTES
+    if depth == 0:
+        return size
+    length, children = _children(thing)
+    if not children:
+        return size
+    return size + sum(bytes_of(child, depth - 1) for child in children) * length // len(children)
+
+
+def _children(thing: Any) -> tuple[int, Sequence[object]]:  # noqa: ANN401
+    """How many children there are, and some of them."""
+    try:
+        if isinstance(thing, dict):
+            pairs = list(islice(dict.items(thing), _BREADTH))
+            return 2 * dict.__len__(thing), [child for pair in pairs for child in pair]
+        for kind in (list, tuple, set, frozenset, deque):
+            if isinstance(thing, kind):
+                return kind.__len__(thing), list(islice(kind.__iter__(thing), _BREADTH))
+        if isinstance(thing, _SHARED):
+            return 0, ()
+        # Not vars(): asking for __dict__ makes one, for good, where CPython had kept the values inline.
+        children = [child for child in gc.get_referents(thing) if not isinstance(child, _SHARED)]
+    except RuntimeError:  # another thread changed it
+        return 0, ()
+    return len(children), children[:_BREADTH]
+
+
+def _inside(mapping: object) -> object:
+    """The dict underneath, of a UserDict or a cachetools cache; else the mapping itself."""
+    if isinstance(mapping, UserDict):
+        return mapping.data
+    return getattr(mapping, "_Cache__data", mapping)  # cachetools.Cache, since its first release
+
+
+def length_of(mapping: Any) -> int:  # noqa: ANN401 - popitem() and len() are all that is asked of it
+    """How many entries there are, expired ones that still lie in a cachetools cache included."""
+    inside = _inside(mapping)
+    return len(inside) if isinstance(inside, dict) else len(mapping)
+
+
+def currsize_of(cache: Any) -> int:  # noqa: ANN401
+    """``currsize``, for cachetools read where reading expires nothing; never negative."""
+    return max(0, int(getattr(cache, "_Cache__currsize", None) or cache.currsize))
+
+
+def peek_mapping(mapping: object) -> Sequence[object] | None:
+    """A few keys-with-values of a mapping, from both ends; None where looking would count as use.
+
+    A dict, an OrderedDict, a UserDict or a cachetools cache is read underneath its own ``__getitem__``, which may
+    reorder, compute or log.
+    """
+    inside = _inside(mapping)
+    if not isinstance(inside, dict):
+        return None
+    items = dict.items(inside)
+    return _few(items, reversed(items))
+
+
+def peek_function(function: object) -> Sequence[object] | None:
+    """A few entries of a function under ``functools.lru_cache`` or ``cache``; None where they cannot be reached."""
+    parameters = getattr(function, "cache_parameters", None)
+    info = getattr(function, "cache_info", None)
+    if not (callable(parameters) and callable(info)) or type(function).__module__ != "functools":
+        return None
+    length = info().currsize
+    bounded = parameters().get("maxsize") is not None
+    if bounded and length > _LINKS_MOST:
+        return None
+    own = getattr(function, "__dict__", None)
+    for inside in gc.get_referents(function):
+        if type(inside) is dict and inside is not own and len(inside) == length:
+            found = peek_mapping(inside) or ()
+            # Bounded: the values are links that hold key and result.
+            return [gc.get_referents(entry[1]) for entry in found if isinstance(entry, tuple)] if bounded else found
+    return None
+
+
+def peek_items(container: Iterable[object]) -> Sequence[object]:
+    """A few items of a list, set or deque."""
+    return _few(container, ())
+
+
+def _few(front: Iterable[object], back: Iterable[object]) -> Sequence[object]:
+    for _ in range(3):
+        try:
+            return [*islice(iter(front), _PEEK), *islice(iter(back), _PEEK)]
+        except RuntimeError:  # changed size during iteration
+            continue
+    return ()
+
+
+class Estimate:
+    """A running estimate of the bytes of one entry."""
+
+    __slots__ = ("_at", "_clock", "_length", "_mean")
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._at = float("-inf")
+        self._length = 0
+        self._mean: float | None = None
+
+    @property
+    def mean(self) -> float | None:
+        """Bytes of an entry, None while none was seen."""
+        return self._mean
+
+    def total(self, length: int, peek: Callable[[], Sequence[object] | None]) -> int | None:
+        """Bytes of so many entries; None while no entry was seen. Peeks now and then."""
+        if length <= 0:
+            return 0
+        age_s = self._clock() - self._at
+        moved = abs(length - self._length) > _MOVED_RATIO * self._length
+        if age_s >= _OLD_S or (moved and age_s >= _YOUNG_S):
+            self._at, self._length = self._clock(), length
+            self.learn([bytes_of(entry) for entry in peek() or ()])
+        return None if self._mean is None else int(self._mean * length)
+
+    def learn(self, sizes: Sequence[int]) -> None:
+        """Take the mean of these entries; none: keep the last."""
+        if sizes:
+            self._mean = sum(sizes) / len(sizes)

@@ -1,0 +1,344 @@
+"""The whole configuration: one frozen value, every default with its unit and its reason.
+
+Where a value comes from: keyword > ``MEMGUARD_<FIELD>`` > the operator's names (``API_MAX_MEMORY_MB`` …) > the
+default. ``Rules.origins`` remembers which it was, field by field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from memguard.errors import RulesError
+from memguard.model import Level
+from memguard.units import MIB, parse_bytes, parse_ratio, parse_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Rules"]
+
+_ENV_PREFIX: Final = "MEMGUARD_"
+
+
+def _mebibytes(value: str | float) -> int:
+    number = float(value)
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{value!r} is not a number of MiB above 0")
+    return int(number * MIB)
+
+
+def _count(value: str | float) -> int:
+    number = int(value)
+    if number != float(value) or number < 0:
+        raise ValueError(f"{value!r} is not a whole number of 0 or more")
+    return number
+
+
+def _flag(value: str | bool) -> bool:  # noqa: FBT001 - a parser's only argument
+    word = str(value).strip().lower()
+    if word not in {"1", "0", "true", "false", "yes", "no", "on", "off"}:
+        raise ValueError(f"{value!r} is neither true nor false: write 'true' or 'false'")
+    return word in {"1", "true", "yes", "on"}
+
+
+def _level(value: str | int) -> Level:
+    try:
+        return Level[value.upper()] if isinstance(value, str) else Level(value)
+    except (KeyError, ValueError):
+        names = ", ".join(level.name for level in Level)
+        raise ValueError(f"{value!r} is no level: choose one of {names}") from None
+
+
+def _mode(value: str) -> str:
+    if value not in {"act", "observe"}:
+        raise ValueError(f"{value!r} is no mode: choose 'act' or 'observe'")
+    return value
+
+
+def _percent(value: str | float) -> float:
+    """A threshold as operators write it: 0.85, 85 or "85%"."""
+    if isinstance(value, str) and value.endswith("%"):
+        return parse_ratio(value)
+    number = float(value)
+    return parse_ratio(number / 100 if number > 1 else number)
+
+
+def _rule(
+    default: object,
+    why: str,
+    parse: Callable[[Any], object],
+    *,
+    operator: tuple[str, Callable[[Any], object]] | None = None,
+) -> Any:  # noqa: ANN401 - as dataclasses.field, it stands for any field's type
+    return field(default=default, metadata={"why": why, "parse": parse, "operator": operator})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How a guard judges and acts; immutable, checked once, as a whole.
+
+    Raises:
+        RulesError: naming the field, its value, where it came from and the mend.
+    """
+
+    mode: Literal["act", "observe"] = _rule("act", "'observe' decides and records everything and does nothing", _mode)
+    max_bytes: int | None = _rule(
+        None,
+        "the operator's own limit for this process and its children; None: only what is found binds",
+        parse_bytes,
+        operator=("API_MAX_MEMORY_MB", _mebibytes),
+    )
+    elevated_ratio: float = _rule(
+        0.70, "pressure that enters ELEVATED: memory.stat is read on every tick from here", parse_ratio
+    )
+    collect_ratio: float = _rule(
+        0.75, "pressure above which a full collection is due, as long as the last ones paid", parse_ratio
+    )
+    collect_bytes: int | None = _rule(
+        None,
+        "the same in bytes; wins over collect_ratio",
+        parse_bytes,
+        operator=("API_GC_THRESHOLD_MB", _mebibytes),
+    )
+    warning_ratio: float = _rule(
+        0.80,
+        "pressure that enters WARNING: holders are shed. 20 % of 512 MiB is 215 ms of growth at 475 MB/s",
+        parse_ratio,
+    )
+    critical_ratio: float = _rule(
+        0.90, "pressure that enters CRITICAL: new work is refused; also the admission's ceiling", parse_ratio
+    )
+    emergency_ratio: float = _rule(
+        0.95, "pressure that enters EMERGENCY: last-resort holders too. Kills start at 1.0", parse_ratio
+    )
+    leave_gap_ratio: float = _rule(
+        0.05, "each rung is left this far below where it is entered: the hysteresis", parse_ratio
+    )
+    dwell_s: float = _rule(
+        2.0, "a level is held at least so long before it falls; a climb is never delayed", parse_seconds
+    )
+    relax_s: float = _rule(
+        60.0,
+        "the hysteresis gap closes over this time: a release level out of reach must not latch a guard",
+        parse_seconds,
+    )
+    blind_after_s: float = _rule(
+        2.0, "failed readings keep the last level for so long, then the guard says it is blind", parse_seconds
+    )
+    blind_level: Level = _rule(
+        Level.WARNING, "the level while blind: cautious, without refusing everybody for a broken probe", _level
+    )
+    pace_min_s: float = _rule(
+        0.002, "shortest sleep: below it Python's thread switching (5 ms) hides any gain", parse_seconds
+    )
+    pace_max_s: float = _rule(0.25, "longest sleep: 4 ticks a second cost 0.01 % of a core", parse_seconds)
+    pace_floor_bytes_per_s: int = _rule(
+        512 * MIB,
+        "growth always reckoned with when pacing: bursts start from standstill; a JSON parser makes 210 MB/s",
+        parse_bytes,
+    )
+    slow_s: float = _rule(
+        1.0, "seconds between looks at swap, PSI, children, page cache and GC policies", parse_seconds
+    )
+    limit_refresh_s: float = _rule(
+        5.0, "seconds between searches for the limit: pods are resized in place", parse_seconds
+    )
+    ask_min_bytes: int = _rule(
+        1 * MIB, "smallest amount a reclaimer is asked for: less is lost in the noise of RSS", parse_bytes
+    )
+    ask_horizon_s: float = _rule(
+        0.25, "a plan also asks for what will arrive in this time, or it never catches up", parse_seconds
+    )
+    useless_ratio: float = _rule(
+        0.05, "an attempt that bought less than this share of what was asked backs off", parse_ratio
+    )
+    backoff_first_s: float = _rule(1.0, "first wait after a useless attempt; doubles each time", parse_seconds)
+    backoff_max_s: float = _rule(60.0, "longest such wait: nothing is given up for good", parse_seconds)
+    attempt_s: float = _rule(
+        5.0, "an attempt that takes longer is overdue: the guard goes on without it", parse_seconds
+    )
+    gc_duty_ratio: float = _rule(
+        0.05, "share of wall time that asked-for collections may stop the process", parse_ratio
+    )
+    gc_burst_s: float = _rule(1.0, "collection time that may be spent at once after a long quiet", parse_seconds)
+    alert_ratio: float = _rule(
+        0.85,
+        "sustained for alert_after_s: alert SEV-2",
+        parse_ratio,
+        operator=("MEMORY_ALERT_THRESHOLD", _percent),
+    )
+    alert_after_s: float = _rule(300.0, "how long pressure must stay above alert_ratio", parse_seconds)
+    record_interval_s: float = _rule(
+        60.0,
+        "seconds between recorded readings and reports; the watch itself paces itself",
+        parse_seconds,
+        operator=("MEMORY_MONITOR_INTERVAL", parse_seconds),
+    )
+    pool_max_size: int = _rule(100, "default cap of an agent pool", _count, operator=("AGENT_POOL_MAX_SIZE", _count))
+    state_max_bytes: int = _rule(
+        10 * MIB,
+        "default size limit of one belief state",
+        parse_bytes,
+        operator=("BELIEF_SIZE_LIMIT_MB", _mebibytes),
+    )
+    state_compact: bool = _rule(
+        True,  # noqa: FBT003 - the field's default
+        "whether states are compacted by default",
+        _flag,
+        operator=("BELIEF_COMPRESSION_ENABLED", _flag),
+    )
+    cache_maxsize: int | None = _rule(None, "default entry limit of a cache; None: bounded in bytes", _count)
+    cache_max_bytes: int | None = _rule(None, "default byte limit of a cache; None: the guard alone", parse_bytes)
+    gc_interval_s: float | None = _rule(
+        None, "seconds between full collections asked for by the clock; None: by pressure only", parse_seconds
+    )
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for rule in fields(self):
+            parse = rule.metadata.get("parse")
+            value = getattr(self, rule.name)
+            if parse is None or (value is None and rule.default is None):
+                continue
+            object.__setattr__(self, rule.name, self._parsed(rule.name, value, parse))
+        self._check()
+
+    def _parsed(self, name: str, value: object, parse: Callable[[Any], object]) -> object:
+        try:
+            return parse(value)
+        except (ValueError, TypeError) as error:
+            raise self._wrong(name, value, str(error)) from None
+
+    def _wrong(self, name: str, value: object, mend: str) -> RulesError:
+        origin = self.origins.get(name, "keyword")
+        return RulesError(f"rule {name}={value!r} (from {origin}) cannot hold: {mend}")
+
+    def _check(self) -> None:
+        climb = ("elevated_ratio", "collect_ratio", "warning_ratio", "critical_ratio", "emergency_ratio")
+        if self.collect_bytes is not None:
+            climb = tuple(name for name in climb if name != "collect_ratio")
+        for below, above in zip(climb, climb[1:], strict=False):
+            if getattr(self, below) >= getattr(self, above):
+                raise self._wrong(above, getattr(self, above), f"it must be above {below}={getattr(self, below)}")
+        above_zero = (
+            "dwell_s", "pace_min_s", "pace_floor_bytes_per_s", "slow_s", "limit_refresh_s", "ask_min_bytes",
+            "leave_gap_ratio", "backoff_first_s", "attempt_s", "blind_after_s", "max_bytes", "record_interval_s",
+        )  # fmt: skip
+        for name in above_zero:
+            if getattr(self, name) == 0:
+                raise self._wrong(name, 0, "it must be above 0" + (" (None: no limit)" * (name == "max_bytes")))
+        ordered = (
+            ("leave_gap_ratio", "elevated_ratio"),
+            ("pace_min_s", "pace_max_s"),
+            ("backoff_first_s", "backoff_max_s"),
+        )
+        for small, large in ordered:
+            if getattr(self, small) > getattr(self, large):
+                raise self._wrong(small, getattr(self, small), f"it may not exceed {large}={getattr(self, large)}")
+
+    def enter_ratio(self, level: Level) -> float:
+        """The pressure at which a level is entered; 0.0 for OK."""
+        return (0.0, self.elevated_ratio, self.warning_ratio, self.critical_ratio, self.emergency_ratio)[level]
+
+    def leave_ratio(self, level: Level) -> float:
+        """The pressure below which a level is left; 0.0 for OK, which is never left downwards."""
+        return self.enter_ratio(level) - self.leave_gap_ratio if level else 0.0
+
+    @classmethod
+    def resolve(
+        cls,
+        environ: Mapping[str, str],
+        overrides: Mapping[str, object] | None = None,
+        *,
+        base: Rules | None = None,
+    ) -> Rules:
+        """Rules from keywords, then ``MEMGUARD_<FIELD>``, then the operator's names, then ``base`` or the defaults.
+
+        Empty environment values count as absent.
+        """
+        overrides = overrides or {}
+        known = {rule.name for rule in fields(cls)} - {"origins"}
+        for name in overrides:
+            if name not in known:
+                raise RulesError(f"rule {name!r} (from keyword) is unknown: choose one of {', '.join(sorted(known))}")
+        values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        for rule in fields(cls):
+            if rule.name == "origins":
+                continue
+            env_name = _ENV_PREFIX + rule.name.upper()
+            operator, read = rule.metadata["operator"] or ("", None)
+            if rule.name in overrides:
+                values[rule.name], origins[rule.name] = overrides[rule.name], "keyword"
+            elif environ.get(env_name):
+                values[rule.name], origins[rule.name] = environ[env_name], f"environment {env_name}"
+            elif environ.get(operator):
+                origins[rule.name] = f"environment {operator}"
+                values[rule.name] = _read_operator(operator, environ[operator], read)
+            elif base is not None:
+                values[rule.name] = getattr(base, rule.name)
+                origins[rule.name] = base.origins.get(
+                    rule.name, "default" if values[rule.name] == rule.default else "rules"
+                )
+            else:
+                origins[rule.name] = "default"
+        return cls(**values, origins=MappingProxyType(origins))
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, object]) -> Rules:
+        """Rules from a settings file's mapping: field names, operator names, or the older spelling.
+
+        The older spelling writes shares as percent: ``warning_threshold=80, critical_threshold=90,
+        cache_max_size=1000, max_cache_memory_mb=100, enable_gc_monitoring=True, gc_interval_seconds=60``.
+        """
+        operators = {
+            rule.metadata["operator"][0]: (rule.name, rule.metadata["operator"][1])
+            for rule in fields(cls)
+            if rule.metadata.get("operator")
+        }
+        values: dict[str, object] = {}
+        origins: dict[str, str] = {}
+        gc_wanted = _flag(str(settings.get("enable_gc_monitoring", True)))
+        for key, value in settings.items():
+            if key == "enable_gc_monitoring" or (key == "gc_interval_seconds" and not gc_wanted):
+                continue
+            name, read = _OLDER.get(key) or operators.get(key) or (key, None)
+            if name in values:
+                raise RulesError(f"rule {name} is set twice: by {origins[name]} and by {key!r}; keep one")
+            values[name] = value if read is None else _read_operator(key, value, read)
+            origins[name] = f"mapping key {key!r}"
+        rules = cls.resolve({}, values)
+        return replace(rules, origins=MappingProxyType({**rules.origins, **origins}))
+
+    def explain(self) -> str:
+        """Every rule, its value, where that came from and why the default is what it is; a line each."""
+        lines = []
+        for rule in fields(self):
+            if rule.name != "origins":
+                value = getattr(self, rule.name)
+                shown = value.name if isinstance(value, Level) else value
+                origin = self.origins.get(rule.name, "default" if value == rule.default else "keyword")
+                lines.append(f"{rule.name} = {shown}  [{origin}]  {rule.metadata['why']}")
+        return "\n".join(lines)
+
+
+def _read_operator(name: str, value: object, read: Callable[[Any], object] | None) -> object:
+    if read is None:
+        return value
+    try:
+        return read(value)
+    except (ValueError, TypeError) as error:
+        raise RulesError(f"{name}={value!r} cannot hold: {error}") from None
+
+
+_OLDER: Final[Mapping[str, tuple[str, Callable[[Any], object] | None]]] = MappingProxyType(
+    {
+        "warning_threshold": ("warning_ratio", _percent),
+        "critical_threshold": ("critical_ratio", _percent),
+        "cache_max_size": ("cache_maxsize", None),
+        "max_cache_memory_mb": ("cache_max_bytes", _mebibytes),
+        "gc_interval_seconds": ("gc_interval_s", None),
+    }
+)

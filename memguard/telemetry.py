@@ -1,0 +1,60 @@
+"""The table of signals: everything memguard tells the world, one row each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["EVENTS", "EventRow", "Severity"]
+
+Severity = Literal["info", "warning", "error"]
+"""How loud a log line about it should be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    """One kind of event: its name, what it means, and how serious one of them is."""
+
+    name: str
+    meaning: str
+    severity: Severity
+
+
+def _table(*rows: tuple[str, Severity, str]) -> Mapping[str, EventRow]:
+    return MappingProxyType(
+        {name: EventRow(name=name, meaning=meaning, severity=severity) for name, severity, meaning in rows}
+    )
+
+
+EVENTS: Final = _table(
+    ("guard.started", "info", "a guard's thread runs"),
+    ("guard.stopped", "info", "a guard's thread has ended, and what it changed is put back"),
+    ("guard.starved", "warning", "the guard's thread woke far later than planned: something held it off"),
+    ("guard.fault", "error", "something failed inside the guard; it went on"),
+    ("guard.blind", "error", "readings have failed for too long: the level is the one the rules set for that case"),
+    ("guard.sighted", "info", "readings work again after the guard was blind"),
+    ("limit.found", "info", "a memory limit was found, and where"),
+    ("limit.changed", "info", "the limit is another than before: the process was resized, or another limit binds"),
+    ("limit.none", "warning", "nothing was found to guard against: the guard observes only"),
+    ("limit.note", "warning", "something about the limit that an operator should know"),
+    ("probe.failed", "warning", "one reading failed; the last level holds for a bounded time"),
+    ("level.changed", "warning", "memory pressure entered or left a level"),
+    ("incident.opened", "warning", "pressure left OK"),
+    ("incident.closed", "info", "pressure is OK again: peak, reliefs, refusals and the verdict"),
+    ("relief.bought", "info", "a reclaimer gave memory back, as measured by the probe"),
+    ("relief.useless", "warning", "an attempt bought too little of what was asked: its reclaimer must wait"),
+    ("relief.failed", "error", "a reclaimer raised: it must wait"),
+    ("relief.overdue", "error", "an attempt takes longer than allowed: the guard goes on without it"),
+    ("relief.planned", "info", "what would have been done, were the mode not 'observe'"),
+    ("relief.fragmented", "warning", "memory was released but did not return to the kernel"),
+    ("relief.exhausted", "error", "pressure is high and no reclaimer is left to try"),
+    ("gc.due", "info", "a policy asked for a collection"),
+    ("admission.refused", "warning", "work was refused because its memory would not fit"),
+    ("sink.failed", "error", "a sink raised; the event is lost to that sink alone"),
+    ("events.dropped", "warning", "events came faster than the sinks took them"),
+)
+"""Every event by name: what ``Event.name`` may be."""

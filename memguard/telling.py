@@ -1,0 +1,104 @@
+"""Telling: events go to sinks through a bounded queue and a thread of their own; nobody waits for a sink."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from memguard.model import Event
+from memguard.threads import Bell, Running, start_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memguard.ports import Sink
+
+__all__ = ["Teller"]
+
+# Events waiting for slow sinks: some 100 bytes each.
+_QUEUE = 1024
+# The thread leaves after so long without an event; the next event starts another.
+_IDLE_S = 30.0
+
+
+class Teller:
+    """Delivers events to sinks, in order; drops the oldest when sinks can't keep up, and says so.
+
+    A sink that raises is told of again next time; its failures are counted and told to the others.
+    """
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = tuple(sinks)
+        self._queue: deque[Event] = deque(maxlen=_QUEUE)
+        self._bell = Bell()
+        self._thread: Running | None = None
+        self._stopping = False
+        self.dropped = 0
+        self.failures: dict[str, int] = {}
+
+    def tell(self, event: Event) -> None:
+        """Queue one event; costs a microsecond and never blocks."""
+        if not self._sinks:
+            return
+        if len(self._queue) == _QUEUE:
+            self.dropped += 1
+        self._queue.append(event)
+        if self._thread is None and not self._stopping:
+            try:
+                self._thread = start_thread(self._run, "memguard-tell")
+            except RuntimeError:  # no thread to be had now: the event waits for the next one
+                return
+        self._bell.ring()
+
+    def _run(self) -> None:
+        while self._bell.wait(_IDLE_S) and not self._stopping:
+            self._deliver()
+        self._thread = None
+        self._deliver()
+
+    def _deliver(self) -> None:
+        told_dropped = 0
+        while self._queue:
+            event = self._queue.popleft()
+            self._pass_on(event)
+            if self.dropped > told_dropped:
+                lost, told_dropped = self.dropped, self.dropped
+                text = f"{lost} events were dropped: the sinks are slower than what happens"
+                self._pass_on(Event(at=event.at, name="events.dropped", text=text, attributes={"count": lost}))
+
+    def _pass_on(self, event: Event) -> None:
+        for sink in self._sinks:
+            try:
+                sink(event)
+            except Exception as error:  # noqa: BLE001 - a sink may fail in any way
+                self._blame(sink, event, error)
+
+    def _blame(self, culprit: Sink, event: Event, error: Exception) -> None:
+        name = getattr(culprit, "name", None) or getattr(culprit, "__qualname__", type(culprit).__qualname__)
+        self.failures[name] = self.failures.get(name, 0) + 1
+        if self.failures[name] > 1:  # told once; counted always
+            return
+        text = f"sink {name} failed on {event.name}: {type(error).__name__}: {error}"
+        notice = Event(at=event.at, name="sink.failed", text=text, attributes={"sink": name})
+        for sink in self._sinks:
+            if sink is not culprit:
+                try:
+                    sink(notice)
+                except Exception:  # noqa: BLE001, S112 - it will be blamed for its own failures in turn
+                    continue
+
+    def stop(self, timeout_s: float) -> None:
+        """Deliver what is queued, waiting at most so long for slow sinks."""
+        self._stopping = True
+        thread = self._thread
+        if thread is None:
+            self._deliver()
+        else:
+            self._bell.ring()
+            thread.join(timeout_s)
+
+    def start(self) -> None:
+        """Accept events again after a stop, or in a forked child, where the old thread is gone."""
+        self._stopping = False
+        self._thread = None
+        self._bell = Bell()

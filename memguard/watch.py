@@ -1,0 +1,318 @@
+"""The watch: reads, feeds the machine, carries out what it decides, swaps the snapshot. It owns no thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from memguard._core.forecast import time_to_limit_s
+from memguard._core.machine import advance
+from memguard._core.record import Record
+from memguard._core.state import State
+from memguard._core.stimuli import (
+    Attempt,
+    Due,
+    Failed,
+    Offer,
+    Overdue,
+    Refused,
+    Relieved,
+    Starved,
+    Surveyed,
+)
+from memguard.model import Event, Holder, Level, Reading, Relief, Snapshot
+from memguard.threads import Bell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from memguard._core.state import Decision
+    from memguard._core.stimuli import Asked, Step, Stimulus
+    from memguard.admission import Gate
+    from memguard.attempts import Attempts
+    from memguard.model import GcStats, Incident, Vitals
+    from memguard.ports import Clock, GcDecider, Reclaimer
+    from memguard.roster import Roster
+    from memguard.rules import Rules
+    from memguard.sight import Sight
+
+__all__ = ["COLLECT", "Watch"]
+
+COLLECT = "collect"
+"""The name of the reclaimer that runs a collection; GC policies speak of it."""
+
+# Waking so much later than planned is told: pure Python delays a thread by 7 to 20 ms, a saturated loop by 40.
+_STARVED_S = 0.1
+# Attempts that end at once (inline) are followed by others in the same tick, up to so many.
+_ROUNDS = 64
+# Between two questions to the GC policies.
+_POLICY_S = 0.25
+_INCIDENTS_KEPT = 32
+
+
+class Watch:
+    """One loop's worth of state. ``tick`` is called by one thread at a time; ``snapshot`` is read by all."""
+
+    def __init__(  # noqa: PLR0913 - the wiring, named piece by piece
+        self,
+        *,
+        rules: Rules,
+        roster: Roster,
+        builtin: Sequence[Reclaimer],
+        sight: Sight,
+        gate: Gate,
+        attempts: Attempts,
+        clock: Clock,
+        tell: Callable[[Event], None],
+        gc_stats: Callable[[], GcStats],
+        freed: Callable[[int], None],
+    ) -> None:
+        self._rules = rules
+        self._roster = roster
+        self._builtin = tuple((reclaimer.name, reclaimer) for reclaimer in builtin)
+        self._sight = sight
+        self._gate = gate
+        self._attempts = attempts
+        self._clock = clock
+        self._tell = tell
+        self._gc_stats = gc_stats
+        self._freed = freed
+        self._inbox: deque[Stimulus] = deque()
+        self._askers: deque[Bell] = deque()
+        self._state = State()
+        self._sleep_s = rules.pace_max_s
+        self._wake_at: float | None = None
+        self._slow_at = self._find_at = self._policy_at = 0.0
+        self._refusals_told = 0
+        self._vitals: Vitals | None = None
+        self._holders: tuple[Holder, ...] = ()
+        self.policies: tuple[GcDecider, ...] = ()
+        self.incidents: deque[Incident] = deque(maxlen=_INCIDENTS_KEPT)
+        self.record: Record | None = None
+        self._told: set[str] = set()
+        self.snapshot = self._blank()
+
+    def _blank(self) -> Snapshot:
+        return Snapshot(at=self._clock(), reading=None, limit=None, pressure=0.0, level=Level.OK, forecast=None)
+
+    def reset(self) -> None:
+        """Forget what was judged: after a stop nothing is refused on the word of an old reading."""
+        patience = self._state.patience
+        self._state = State(patience=patience)
+        self._wake_at = None
+        self._slow_at = self._find_at = self._policy_at = 0.0
+        self._inbox.clear()
+        self.record = None
+        self.snapshot = self._blank()
+
+    def ask(self, asked: Asked) -> Bell:
+        """Hand in a relief by hand; the bell rings when it is done."""
+        done = Bell()
+        self._askers.append(done)
+        self._inbox.append(asked)
+        return done
+
+    @property
+    def last_incident(self) -> Incident:
+        """The incident under way, or else the last one; there must have been one."""
+        return self._state.incident or self.incidents[-1]
+
+    def relieve(self, asked: Asked) -> Incident:
+        """Work a relief by hand off, here and now; attempts have to be inline."""
+        self.tick()
+        self.ask(asked)
+        for _ in range(_ROUNDS):
+            self.tick()
+            if not self.busy:
+                break
+        return self.last_incident
+
+    def post(self, stimulus: Stimulus) -> None:
+        """Hand a stimulus in from any thread; the next tick takes it."""
+        self._inbox.append(stimulus)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a relief that was asked for by hand is under way."""
+        state = self._state
+        return bool(self._inbox) or state.ask is not None or state.step is not None or state.account is not None
+
+    def tick(self) -> float:
+        """Look once, decide, act; how many seconds to sleep now."""
+        now = self._clock()
+        if self._wake_at is not None and now - self._wake_at > _STARVED_S:
+            gap_s, since = now - self._wake_at, self._wake_at
+            self._feed(Starved(at=now, gap_s=gap_s, running=self._gate.labels(since=since)))
+        if now >= self._slow_at:
+            self._slow(now)
+        if self._gate.refusals != self._refusals_told:
+            count, self._refusals_told = self._gate.refusals - self._refusals_told, self._gate.refusals
+            self._feed(Refused(at=now, count=count))
+        self._look(now)
+        while self._inbox:
+            self._feed(self._inbox.popleft())
+        self._finish_attempts()
+        if self.policies and now >= self._policy_at:
+            self._ask_policies(now)
+        self._publish()
+        while self._askers and not self.busy:
+            self._askers.popleft().ring()
+        self._wake_at = self._clock() + self._sleep_s
+        return self._sleep_s
+
+    def rung(self) -> None:
+        """Somebody woke the watch before its time: that is no starvation."""
+        self._wake_at = None
+
+    def _look(self, now: float) -> None:
+        try:
+            look = self._sight.look(now)
+        except (OSError, ValueError, MemoryError) as error:
+            self._feed(Failed(at=now, error=f"{type(error).__name__}: {error}"))
+            return
+        state = self._state
+        if look.source == state.growth.source:
+            self._gate.seen(look.used_bytes - state.used_bytes)
+        self._feed(look)
+
+    def _feed(self, first: Stimulus) -> None:
+        """Advance the machine by a stimulus and by the surveys it asks for."""
+        stimulus: Stimulus | None = first
+        while stimulus is not None:
+            before = self._state
+            decision = advance(before, stimulus, self._rules)
+            self._state, self._sleep_s = decision.state, decision.sleep_s
+            if before.incident is not None or decision.state.incident is not None or decision.closed is not None:
+                self._take_down(before, stimulus, decision)
+            for event in decision.events:
+                self._tell(event)
+            stimulus = None
+            for action in decision.actions:
+                if isinstance(action, Attempt):
+                    self._begin(action.step)
+                else:
+                    stimulus = Surveyed(at=self._clock(), offers=self._offers())
+
+    def _take_down(self, before: State, stimulus: Stimulus, decision: Decision) -> None:
+        if before.incident is None or self.record is None:
+            self.record = Record(state=before)
+        self.record.add(stimulus)
+        if decision.closed is not None:
+            self.incidents.append(decision.closed)
+
+    def _offers(self) -> tuple[Offer, ...]:
+        return tuple(
+            Offer(
+                name=name,
+                cost=reclaimer.cost,
+                at=reclaimer.at,
+                size_bytes=_size(reclaimer),
+                settles=reclaimer.settles,
+                stalls=reclaimer.stalls,
+            )
+            for name, reclaimer in (*self._builtin, *self._roster.entries())
+        )
+
+    def _begin(self, step: Step) -> None:
+        reclaimer = self._find(step.name)
+        generation, run = step.generation, getattr(reclaimer, "run", None)
+        if reclaimer is None:
+            self._attempts.begin(step, lambda: 0)  # it signed off since the survey: an attempt that buys nothing
+        elif generation is not None and run is not None:
+            self._attempts.begin(step, lambda: run(generation))
+        else:
+            self._attempts.begin(step, lambda: reclaimer.reclaim(step.wanted_bytes))
+
+    def _find(self, name: str) -> Reclaimer | None:
+        return next((known for own, known in self._builtin if own == name), None) or self._roster.find(name)
+
+    def _finish_attempts(self) -> None:
+        step = self._attempts.overdue(self._clock())
+        if step is None and self._state.step is not None and self._attempts.step is None and not self._attempts.ended:
+            step = self._state.step  # nobody carries it out: lost in a fault
+        if step is not None:
+            self._feed(Overdue(at=self._clock(), name=step.name))
+        for _ in range(_ROUNDS):
+            if not self._attempts.ended:
+                break
+            relief = self._attempts.ended.popleft()
+            self.relieved(relief)
+
+    def relieved(self, relief: Relief) -> None:
+        """Take in a measured relief."""
+        if relief.name == COLLECT and not relief.error:
+            self._freed(relief.bought_bytes)
+        self._feed(Relieved(at=relief.at, relief=relief))
+
+    def _ask_policies(self, now: float) -> None:
+        self._policy_at = now + _POLICY_S
+        stats = self._gc_stats()
+        for policy in self.policies:
+            try:
+                generation = policy.due(self.snapshot, stats)
+            except Exception as error:  # noqa: BLE001 - a policy may be anybody's
+                self._tell_once(now, "guard.fault", f"GC policy {policy!r} failed: {type(error).__name__}: {error}")
+                continue
+            if generation is not None:
+                self._feed(Due(at=now, name=COLLECT, generation=generation))
+                self._finish_attempts()
+
+    def _slow(self, now: float) -> None:
+        self._slow_at = now + self._rules.slow_s
+        if now >= self._find_at:
+            self._find_at = now + self._rules.limit_refresh_s
+            self._sight.find(now)
+        self._vitals = self._sight.refresh(now)
+        self._holders = self.holders()
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Everybody who could give memory back, with what their reliefs really bought."""
+        state = self._state
+        return tuple(
+            Holder(
+                name=offer.name,
+                cost=offer.cost,
+                at=offer.at,
+                size_bytes=offer.size_bytes,
+                share=offer.size_bytes / state.used_bytes
+                if offer.size_bytes is not None and state.used_bytes
+                else None,
+                attempts=state.patience_of(offer.name).attempts,
+                bought_bytes=state.patience_of(offer.name).bought_bytes,
+                blocked_s=max(0.0, state.patience_of(offer.name).blocked_until - state.at),
+            )
+            for offer in self._offers()
+        )
+
+    def _publish(self) -> None:
+        state, limit = self._state, self._sight.binding
+        self.snapshot = Snapshot(
+            at=state.at,
+            reading=Reading(at=state.at, used_bytes=state.used_bytes, source=state.growth.source),
+            limit=limit,
+            pressure=state.pressure,
+            level=state.stand.level,
+            forecast=time_to_limit_s(state.growth, state.limit_bytes),
+            blind=state.blind,
+            holders=self._holders,
+            running=self._gate.running,
+            promised_bytes=self._gate.promised_bytes,
+            refusals=self._gate.refusals,
+            incident=state.incident,
+            vitals=self._vitals,
+        )
+        self._gate.wake()
+
+    def _tell_once(self, at: float, name: str, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._tell(Event(at=at, name=name, text=text))
+
+
+def _size(reclaimer: Reclaimer) -> int | None:
+    """What a reclaimer says it holds; one that cannot say is asked all the same, and measured."""
+    try:
+        size = reclaimer.size()
+    except Exception:  # noqa: BLE001 - a holder may be anybody's
+        return None
+    return size if isinstance(size, int) and size >= 0 else None

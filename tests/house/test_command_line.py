@@ -1,0 +1,59 @@
+"""The command line names what is there, and nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+import memguard
+from memguard import __main__ as command_line
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """`memguard --version` prints the package's version."""
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"memguard {memguard.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["dmeo"]])
+def test_no_such_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """No command, or a misspelt one, exits with 2 and names those that exist."""
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(arguments)
+    assert ended.value.code == 2
+    assert "command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(command_line._COMMANDS))
+def test_every_listed_command_is_there(name: str) -> None:
+    """A command that --help lists belongs to a room that exists."""
+    assert importlib.util.find_spec(f"memguard.{name}") is not None
+
+
+def test_options_reach_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows the command is the command's own, --help included, and its status is ours."""
+    seen: list[list[str]] = []
+
+    def fake(rest: list[str]) -> int:
+        seen.append(rest)
+        return 7
+
+    monkeypatch.setitem(command_line._COMMANDS, "demo", (fake, ""))
+    assert command_line.main(["demo", "--help", "--seconds", "5"]) == 7
+    assert seen == [["--help", "--seconds", "5"]]
+
+
+def test_as_a_module() -> None:
+    """`python -m memguard` is the same program, and asking for its version loads no command."""
+    code = "import sys, memguard.__main__; print([name for name in sys.modules if name.startswith('memguard.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "['memguard.__main__']"
+    done = subprocess.run(
+        [sys.executable, "-m", "memguard", "--version"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == f"memguard {memguard.__version__}\n"
