@@ -28,16 +28,16 @@ test: $(EXTRA)-test
 bench: $(EXTRA)-bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# Keeps on after a failure, so that one run tells all of it.
+# Keeps on after a failure, so that one run tells all of it. verifytypes looks at the Python that is first on PATH.
 check: $(EXTRA)-dev
 	@failed=; \
 	step() { name=$$1; shift; echo "--- $$name"; "$$@" || failed="$$failed $$name"; }; \
-	export PYRIGHT_PYTHON_IGNORE_WARNINGS=1; \
+	export PYRIGHT_PYTHON_IGNORE_WARNINGS=1 PATH="$$PWD/$(BIN):$$PATH"; \
 	step format $(BIN)/python -m ruff format --check .; \
 	step lint $(BIN)/python -m ruff check .; \
 	step mypy $(BIN)/python -m mypy memguard tests docs; \
-	step pyright $(BIN)/python -m pyright --pythonpath $(BIN)/python tests/typing; \
-	step verifytypes $(BIN)/python -m pyright --pythonpath $(BIN)/python --ignoreexternal --verifytypes memguard; \
+	step pyright $(BIN)/python -m pyright tests/typing; \
+	step verifytypes $(BIN)/python -m pyright --ignoreexternal --verifytypes memguard; \
 	step walls $(BIN)/python -c 'import sys; from importlinter.cli import lint_imports_command as c; sys.exit(c())'; \
 	step docstrings $(BIN)/python -m pytest -q --doctest-modules memguard; \
 	step pages $(BIN)/python -m pytest -q -p no:doctest README.md docs; \

@@ -14,13 +14,13 @@ from memguard._core.stimuli import Asked, Relieved
 from memguard.admission import Gate, Ticket
 from memguard.attempts import Attempts, measured
 from memguard.errors import AlreadyGuarding, MemguardError
+from memguard.explaining import explained
 from memguard.model import Event, Level
 from memguard.reclaimers.caches import adapter_for
 from memguard.reclaimers.callback import Callback
 from memguard.reclaimers.collect import Collect, GcWatch
 from memguard.reclaimers.gc_policy import GcPolicy
 from memguard.reclaimers.trim import Trim
-from memguard.explaining import explained
 from memguard.rules import Rules
 from memguard.sight import Sight, limits_from
 from memguard.telling import Teller
@@ -144,7 +144,7 @@ class Guard:
 
     def _run(self) -> None:
         sleep_s = 0.0
-        while not self._stopping:
+        while True:
             if self._bell.wait(sleep_s) or sleep_s == 0.0:
                 self._watch.rung()
             if self._stopping:

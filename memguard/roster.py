@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from memguard.threads import new_lock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memguard.ports import Reclaimer
 
 __all__ = ["DEFAULT", "Handle", "Roster"]
@@ -36,7 +38,7 @@ class Handle:
         """Whether the place has been given up."""
         return not self._alive()
 
-    def __enter__(self) -> Handle:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

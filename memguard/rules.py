@@ -7,6 +7,7 @@ default. ``Rules.origins`` remembers which it was, field by field.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -219,7 +220,7 @@ class Rules:
         climb = ("elevated_ratio", "collect_ratio", "warning_ratio", "critical_ratio", "emergency_ratio")
         if self.collect_bytes is not None:
             climb = tuple(name for name in climb if name != "collect_ratio")
-        for below, above in zip(climb, climb[1:], strict=False):
+        for below, above in pairwise(climb):
             if getattr(self, below) >= getattr(self, above):
                 raise self._wrong(above, getattr(self, above), f"it must be above {below}={getattr(self, below)}")
         above_zero = (

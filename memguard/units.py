@@ -4,16 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = [
-    "KIB",
-    "MIB",
-    "GIB",
-    "format_bytes",
-    "format_seconds",
-    "parse_bytes",
-    "parse_ratio",
-    "parse_seconds",
-]  # fmt: skip
+__all__ = ["GIB", "KIB", "MIB", "format_bytes", "format_seconds", "parse_bytes", "parse_ratio", "parse_seconds"]
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -133,9 +124,9 @@ def format_bytes(count: float) -> str:
     sign = "-" if count < 0 else ""
     size = abs(count)
     for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
+        if size < KIB:
             return f"{sign}{size:.0f} B" if unit == "B" else f"{sign}{size:.1f} {unit}"
-        size /= 1024
+        size /= KIB
     return f"{sign}{size:.2f} GiB"
 
 

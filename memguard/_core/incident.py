@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from memguard.model import Incident, Level
 from memguard.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from memguard.model import Relief
+    from memguard.model import Incident, Level, Relief
 
 __all__ = ["close", "relieved", "seen"]
 

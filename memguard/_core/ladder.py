@@ -32,10 +32,7 @@ def leave_ratio(stand: Stand, at: float, rules: Rules) -> float:
     It starts ``leave_gap_ratio`` below the rung and rises towards it over ``relax_s``: a service whose floor lies
     inside the gap would otherwise stay at its level for ever ("tripped and never recovered").
     """
-    if rules.relax_s == 0:
-        relaxed = 1.0
-    else:
-        relaxed = min(1.0, (at - stand.held_at) / rules.relax_s)
+    relaxed = min(1.0, (at - stand.held_at) / rules.relax_s) if rules.relax_s else 1.0
     gap = rules.leave_gap_ratio * (1.0 - relaxed * (1.0 - _RELAXED_GAP_SHARE))
     return rules.enter_ratio(stand.level) - gap
 

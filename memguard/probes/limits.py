@@ -116,7 +116,7 @@ class _Search:
         if text:
             self.notes.append("/proc/meminfo holds no MemTotal: the machine's size is unknown")
         elif self.root == "/":
-            from memguard.probes.portable import total_bytes  # noqa: PLC0415 - psutil, where there is no /proc
+            from memguard.probes.portable import total_bytes  # noqa: PLC0415 - psutil, only where there is no /proc
 
             return total_bytes()
         return None

@@ -7,8 +7,9 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Mapping, MutableMapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from memguard.model import Cost, Level
 from memguard.reclaimers.callback import check_labels
@@ -16,6 +17,7 @@ from memguard.reclaimers.entries import (
     Estimate,
     bytes_of,
     currsize_of,
+    is_a,
     length_of,
     peek_function,
     peek_items,
@@ -23,7 +25,7 @@ from memguard.reclaimers.entries import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from contextlib import AbstractContextManager
 
     from memguard.ports import Reclaimer
@@ -42,11 +44,12 @@ _MEASURED: Final = 16
 # Keys picked up at once from a plain mapping: picking from the front of a dict walks over all that was dropped
 # before, so few large pick-ups; this many hold 128 KiB of references.
 _KEYS: Final = 16_384
+_NOT_OLDEST: Final = [cast("Any", kind).popitem for kind in (dict, OrderedDict, MutableMapping)]
 # Attempts at reading keys that other threads keep changing.
 _TRIES: Final = 8
 
 
-def adapter_for(
+def adapter_for(  # noqa: PLR0913 - each says one thing about the holder, all but the name have a default
     obj: object,
     *,
     name: str,
@@ -77,8 +80,8 @@ def adapter_for(
         obj = obj.__func__  # the class's function holds the cache; a bound method lives for a moment only
     decorated, evicts = _kind_of(obj, name)
     ref, held = _hold(obj)
-    get = (lambda: getattr(ref(), "cache", None)) if decorated else ref
-    find_lock = (lambda: getattr(ref(), "cache_lock", None)) if decorated and lock is None else (lambda: lock)
+    get = partial(_part, ref, "cache") if decorated else ref
+    find_lock = partial(_part, ref, "cache_lock") if decorated and lock is None else lambda: lock
     if currsize_is_bytes and not hasattr(get(), "currsize"):
         raise ValueError(f"holder {name!r}: {type(obj).__name__} has no currsize: leave currsize_is_bytes out")
     cost = cost or ("cheap" if evicts else "dear")
@@ -124,8 +127,12 @@ def _hold(obj: Any) -> tuple[Callable[[], Any], object | None]:  # noqa: ANN401
         return lambda: obj, None
 
 
+def _part(ref: Callable[[], Any], attribute: str) -> Any:  # noqa: ANN401
+    return getattr(ref(), attribute, None)
+
+
 @contextmanager
-def _locked(lock: Any, name: str) -> Iterator[None]:  # noqa: ANN401 - a Lock, or anything with `with`
+def _locked(lock: Any, name: str) -> Generator[None]:  # noqa: ANN401 - a Lock, or anything with `with`
     if lock is None:
         yield
     elif not (hasattr(lock, "acquire") and hasattr(lock, "release")):
@@ -161,7 +168,7 @@ class ClearCache:
         cache = self._get()
         if cache is None:
             return 0
-        if isinstance(cache, (list, set, deque)):
+        if is_a(cache, (list, set, deque)):
             return self._estimate.total(len(cache), lambda: peek_items(cache))
         info = getattr(cache, "cache_info", None)
         length = getattr(info(), "currsize", None) if callable(info) else None
@@ -191,7 +198,7 @@ class EvictCache:
     settles: bool = False
     stalls: bool = False
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - filled in by adapter_for alone
         self,
         name: str,
         get: Callable[[], Any],
@@ -280,9 +287,8 @@ class _Dropper:
         self._cache = cache
         self._keys: deque[object] = deque()
         self._absent = object()
-        own = getattr(type(cache), "popitem", None)
-        # dict's takes the newest, MutableMapping's the first, OrderedDict's the newest: oldest first is up to us.
-        self._by_popitem = own not in {dict.popitem, OrderedDict.popitem, MutableMapping.popitem}
+        # dict's and OrderedDict's take the newest, MutableMapping's the first: oldest first is up to us.
+        self._by_popitem = cast("Any", type(cache)).popitem not in _NOT_OLDEST
         self._stuck = 0
 
     def drop(self, need: int) -> list[object]:
@@ -291,9 +297,9 @@ class _Dropper:
         What has expired already goes first, all of it.
         """
         expire = getattr(self._cache, "expire", None)
-        expired = expire() if callable(expire) else None
-        if isinstance(expired, list) and expired:
-            return expired
+        expired: Any = expire() if callable(expire) else None
+        if is_a(expired, list) and expired:
+            return list(expired)
         return self._pop(min(need, _SLICE)) if self._by_popitem else self._oldest(need)
 
     def _pop(self, need: int) -> list[object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import weakref
-from typing import TYPE_CHECKING, Final, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from memguard.model import Cost, Level
 
@@ -14,10 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["Callback", "check_labels"]
 
 _COSTS: Final = get_args(Cost)
-_Call = TypeVar("_Call", bound="Callable[..., object]")
 
 
-def check_labels(name: str, cost: Cost, at: Level) -> None:
+def check_labels(name: object, cost: object, at: object) -> None:
     """Refuse a name, a cost or a level that cannot be meant.
 
     Raises:
@@ -68,12 +67,13 @@ class Callback:
         self.cost: Cost = cost
         self.at = at
         self._reclaim = _weak(reclaim)
+        self._weak = isinstance(self._reclaim, weakref.ref)
         self._size = None if size is None else _weak(size)
 
     @property
     def held(self) -> object | None:
         """The owner of a bound ``reclaim`` that is held weakly; None when there is none, or no more."""
-        return getattr(self._reclaim(), "__self__", None) if isinstance(self._reclaim, weakref.WeakMethod) else None
+        return getattr(self._reclaim(), "__self__", None) if self._weak else None
 
     def size(self) -> int | None:
         """Bytes to be had at most: what ``size`` says, 0 once the owner is gone, None without a ``size``."""
@@ -99,12 +99,12 @@ def _amount(value: object) -> int | None:
     return None
 
 
-def _weak(call: _Call) -> Callable[[], _Call | None]:
+def _weak(call: Any) -> Callable[[], Any]:  # noqa: ANN401 - whichever callable goes in comes out
     if isinstance(call, types.MethodType):
         try:
             return weakref.WeakMethod(call)
         except TypeError:  # __slots__ without __weakref__
-            return lambda: call
+            pass
     return lambda: call
 
 
@@ -121,6 +121,4 @@ def _check_call(name: str, what: str, call: object, *, arguments: tuple[int, ...
         signature.bind(*arguments)
     except TypeError:
         takes = "one argument, wanted_bytes" if arguments else "no argument"
-        raise TypeError(
-            f"holder {name!r}: {what} must take {takes}, but is {signature}: write {what}={mend}"
-        ) from None
+        raise TypeError(f"holder {name!r}: {what} must take {takes}, but is {signature}: write {what}={mend}") from None

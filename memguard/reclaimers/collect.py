@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from memguard.model import Cost, GcStats, Level
 
@@ -42,7 +42,7 @@ class Collect:
         """Collect generation 2, however much is wanted; claims roughly what was found."""
         return self.run(_FULL)
 
-    def run(self, generation: Literal[0, 1, 2] | int = _FULL) -> int:
+    def run(self, generation: int = _FULL) -> int:
         """Collect this generation and the younger ones; roughly the bytes of the unreachable objects found.
 
         Raises:

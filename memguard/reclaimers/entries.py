@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 import time
 import types
 from collections import UserDict, deque
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["Estimate", "bytes_of", "currsize_of", "length_of", "peek_function", "peek_items", "peek_mapping"]
+__all__ = ["Estimate", "bytes_of", "currsize_of", "is_a", "length_of", "peek_function", "peek_items", "peek_mapping"]
 
 # 8 from the oldest end and 8 from the newest: entries of one cache tend to change with time.
 _PEEK: Final = 8
@@ -29,7 +30,11 @@ _OLD_S: Final = 5.0
 _YOUNG_S: Final = 0.25
 _MOVED_RATIO: Final = 0.25
 # Shared by many; no entry's death frees them.
-_SHARED: Final = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.CodeType)
+_SHARED: Final[tuple[type, ...]] = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
+# The type of every function under functools.lru_cache or cache.
+_LRU: Final[Any] = type(functools.lru_cache(bool))
+# Underneath what a subclass makes of it.
+_ITEMS: Final = cast("Any", dict).items
 
 
 def bytes_of(thing: object, depth: int = _DEPTH) -> int:
@@ -52,12 +57,11 @@ def bytes_of(thing: object, depth: int = _DEPTH) -> int:
 def _children(thing: Any) -> tuple[int, Sequence[object]]:  # noqa: ANN401
     """How many children there are, and some of them."""
     try:
-        if isinstance(thing, dict):
-            pairs = list(islice(dict.items(thing), _BREADTH))
-            return 2 * dict.__len__(thing), [child for pair in pairs for child in pair]
-        for kind in (list, tuple, set, frozenset, deque):
-            if isinstance(thing, kind):
-                return kind.__len__(thing), list(islice(kind.__iter__(thing), _BREADTH))
+        if is_a(thing, dict):
+            pairs: list[Any] = list(islice(_ITEMS(thing), _BREADTH))
+            return 2 * len(thing), [child for pair in pairs for child in pair]
+        if is_a(thing, (list, tuple, set, frozenset, deque)):
+            return len(thing), list(islice(thing, _BREADTH))
         if isinstance(thing, _SHARED):
             return 0, ()
         # Not vars(): asking for __dict__ makes one, for good, where CPython had kept the values inline.
@@ -67,17 +71,22 @@ def _children(thing: Any) -> tuple[int, Sequence[object]]:  # noqa: ANN401
     return len(children), children[:_BREADTH]
 
 
-def _inside(mapping: object) -> object:
+def is_a(thing: object, kinds: Any) -> bool:  # noqa: ANN401
+    """``isinstance`` without what type checkers conclude from it: they know nothing of other people's contents."""
+    return isinstance(thing, kinds)
+
+
+def _inside(mapping: Any) -> Any:  # noqa: ANN401
     """The dict underneath, of a UserDict or a cachetools cache; else the mapping itself."""
-    if isinstance(mapping, UserDict):
-        return mapping.data
-    return getattr(mapping, "_Cache__data", mapping)  # cachetools.Cache, since its first release
+    # _Cache__data: cachetools.Cache, since its first release.
+    attribute = "data" if is_a(mapping, UserDict) else "_Cache__data"
+    return getattr(mapping, attribute, mapping)
 
 
 def length_of(mapping: Any) -> int:  # noqa: ANN401 - popitem() and len() are all that is asked of it
     """How many entries there are, expired ones that still lie in a cachetools cache included."""
     inside = _inside(mapping)
-    return len(inside) if isinstance(inside, dict) else len(mapping)
+    return len(inside if is_a(inside, dict) else mapping)
 
 
 def currsize_of(cache: Any) -> int:  # noqa: ANN401
@@ -85,32 +94,30 @@ def currsize_of(cache: Any) -> int:  # noqa: ANN401
     return max(0, int(getattr(cache, "_Cache__currsize", None) or cache.currsize))
 
 
-def peek_mapping(mapping: object) -> Sequence[object] | None:
+def peek_mapping(mapping: Any) -> Sequence[object] | None:  # noqa: ANN401
     """A few keys-with-values of a mapping, from both ends; None where looking would count as use.
 
     A dict, an OrderedDict, a UserDict or a cachetools cache is read underneath its own ``__getitem__``, which may
     reorder, compute or log.
     """
     inside = _inside(mapping)
-    if not isinstance(inside, dict):
+    if not is_a(inside, dict):
         return None
-    items = dict.items(inside)
+    items = _ITEMS(inside)
     return _few(items, reversed(items))
 
 
-def peek_function(function: object) -> Sequence[object] | None:
+def peek_function(function: Any) -> Sequence[object] | None:  # noqa: ANN401
     """A few entries of a function under ``functools.lru_cache`` or ``cache``; None where they cannot be reached."""
-    parameters = getattr(function, "cache_parameters", None)
-    info = getattr(function, "cache_info", None)
-    if not (callable(parameters) and callable(info)) or type(function).__module__ != "functools":
+    if not isinstance(function, _LRU):
         return None
-    length = info().currsize
-    bounded = parameters().get("maxsize") is not None
+    length = function.cache_info().currsize
+    bounded = function.cache_parameters()["maxsize"] is not None
     if bounded and length > _LINKS_MOST:
         return None
     own = getattr(function, "__dict__", None)
     for inside in gc.get_referents(function):
-        if type(inside) is dict and inside is not own and len(inside) == length:
+        if is_a(inside, dict) and inside is not own and len(inside) == length:
             found = peek_mapping(inside) or ()
             # Bounded: the values are links that hold key and result.
             return [gc.get_referents(entry[1]) for entry in found if isinstance(entry, tuple)] if bounded else found

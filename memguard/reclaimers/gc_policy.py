@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 from typing import TYPE_CHECKING, Final
 
 from memguard.units import MIB, parse_bytes, parse_ratio, parse_seconds
@@ -115,14 +114,17 @@ class PressureGc:
             return None
         used = reading.used_bytes
         if self._asked is not None:
-            if stats.full_collections == self._asked[0]:
-                return _FULL if self._above(snapshot, used) else self._forget()
-            self._judge(snapshot.at, used, stats)
+            if stats.full_collections > self._asked[0]:
+                self._judge(snapshot.at, used, self._asked[1], stats)
+                self._asked = None
+            elif self._above(snapshot, used):
+                return _FULL  # the guard has had no time for it yet
         if not self._above(snapshot, used):
+            self._asked = None
             return None
         if self._floor is not None:
             at, floor = self._floor
-            patience = 2.0**self._misses
+            patience = float(1 << self._misses)
             grown = used - floor >= max(_STEP_LEAST_BYTES, self._paid_ratio * floor) * patience
             waited = snapshot.at - at >= min(_WAIT_MAX_S, _WAIT_FIRST_S * patience)
             if not (grown or waited):
@@ -137,17 +139,11 @@ class PressureGc:
             return used >= self._above_bytes
         return snapshot.pressure >= self._above_ratio
 
-    def _forget(self) -> None:
-        self._asked = None
-
-    def _judge(self, at: float, used: int, stats: GcStats) -> None:
-        before = self._asked[1] if self._asked else used
-        # What was measured; without a measurement, how far memory has fallen since.
-        freed = before - used if stats.last_freed_bytes is None else stats.last_freed_bytes
-        paid = freed >= self._paid_ratio * before
-        self._misses = 0 if paid else min(_MISSES_MOST, self._misses + 1)
+    def _judge(self, at: float, used: int, before: int, stats: GcStats) -> None:
+        # What it bought at once, or how far memory has fallen by now: a trim may have followed.
+        freed = max(stats.last_freed_bytes or 0, before - used)
+        self._misses = 0 if freed >= self._paid_ratio * before else min(_MISSES_MOST, self._misses + 1)
         self._floor = (at, used)
-        self._asked = None
 
 
 class IntervalGc:
@@ -184,9 +180,11 @@ class _Thresholds:
 
     @property
     def before(self) -> tuple[int, int, int]:
+        """What they were, or are while nothing was changed."""
         return self._before or gc.get_threshold()
 
     def change(self, *, first: int | None = None, last: int | None = None) -> None:
+        """Raise them; a second change waits for restore."""
         if self._before is None:
             self._before = gc.get_threshold()
             zero, one, two = self._before
@@ -195,6 +193,7 @@ class _Thresholds:
             self._ours = gc.get_threshold()
 
     def restore(self) -> None:
+        """Put them back."""
         if self._before is not None and gc.get_threshold() == self._ours:
             gc.set_threshold(*self._before)
         self._before = self._ours = None
@@ -253,7 +252,6 @@ class FreezeGc:
         self._after_s = after_s
         self._threshold = threshold
         self._thresholds = _Thresholds()
-        self._lock = threading.Lock()
         self._since: float | None = None
         self._full_at_ask: int | None = None
         self._warm = False
@@ -270,12 +268,11 @@ class FreezeGc:
 
     def stop(self) -> None:
         """Thaw what it froze, put the thresholds back; a later start warms up anew."""
-        with self._lock:
-            if self._froze:
-                gc.unfreeze()
-            self._thresholds.restore()
-            self._warm = self._froze = False
-            self._full_at_ask = None
+        if self._froze:
+            gc.unfreeze()
+        self._thresholds.restore()
+        self._warm = self._froze = False
+        self._full_at_ask = None
 
     def warmed_up(self) -> None:
         """Collect and freeze now, in this thread: the warm-up is over. Doing it twice is fine."""
@@ -299,11 +296,8 @@ class FreezeGc:
         return None
 
     def _freeze(self) -> None:
-        with self._lock:
-            if self._warm:
-                return
-            self._warm = True
-            if gc.get_freeze_count() <= _FROZEN_AT_START:
-                gc.freeze()
-                self._froze = True
-            self._thresholds.change(first=self._threshold)
+        self._warm = True
+        if gc.get_freeze_count() <= _FROZEN_AT_START:
+            gc.freeze()
+            self._froze = True
+        self._thresholds.change(first=self._threshold)

@@ -209,7 +209,11 @@ def _mimalloc(lib: Any) -> Callable[[], bool | None]:  # noqa: ANN401
 def _tcmalloc(lib: Any) -> Callable[[], bool | None]:  # noqa: ANN401
     release = lib.MallocExtension_ReleaseFreeMemory
     release.argtypes, release.restype = (), None
-    return lambda: release()
+
+    def trim() -> None:
+        release()
+
+    return trim
 
 
 def _glibc(lib: Any, *, thread_tops: bool) -> Callable[[], bool | None]:  # noqa: ANN401
@@ -245,7 +249,7 @@ def _poke_arenas(lib: Any) -> None:  # noqa: ANN401
         everyone_in.wait()
         lib.free(block)
 
-    threads = []
+    threads: list[threading.Thread] = []
     try:
         for _ in range(min(_POKES_MAX, 2 * _ARENAS_PER_CORE * cores)):
             thread = threading.Thread(target=poke, name="memguard-poke", daemon=True)

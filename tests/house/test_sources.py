@@ -70,8 +70,8 @@ def _outside_imports(path: Path) -> list[tuple[str, bool]]:
 
     def visit(node: ast.AST, *, inside: bool) -> None:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for child in node.orelse:
-                visit(child, inside=inside)
+            for otherwise in node.orelse:
+                visit(otherwise, inside=inside)
             return
         names: list[str] = []
         if isinstance(node, ast.Import):

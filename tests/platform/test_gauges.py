@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -24,6 +23,7 @@ from memguard.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
     from typing import Any
 
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
@@ -114,7 +114,7 @@ def test_a_malformed_statm_is_an_error(tmp_path: Path, text: str) -> None:
     """Too few fields or words raise ValueError, in every probe of statm."""
     root = _plant(tmp_path, {"/proc/self/statm": text})
     for probe in (TreeProbe(root=root, children=int), MappedProbe("data", root=root)):
-        with pytest.raises(ValueError, match="statm|int"):
+        with pytest.raises(ValueError, match=r"statm|int"):
             probe.read()
 
 
@@ -369,7 +369,7 @@ def test_vitals_that_nobody_tells_are_none(tmp_path: Path, version: int | None) 
 
 
 def test_vitals_without_proc_come_through_psutil(tmp_path: Path) -> None:
-    """macOS and Windows: resident memory, available memory and swap."""
+    """On macOS and Windows: resident memory, available memory and swap."""
     seen = VitalsReader(root=str(tmp_path)).read(at=1.0)
     assert seen.rss_bytes is not None
     assert seen.rss_bytes > MIB

@@ -14,8 +14,8 @@ from memguard import ports
 
 def names() -> None:
     """A name that does not exist is an error, not Any."""
-    memguard.Typo  # type: ignore[attr-defined]  # pyright: ignore  # noqa: B018, PGH003
-    memguard.LeakReporter  # type: ignore[attr-defined]  # pyright: ignore  # noqa: B018, PGH003
+    memguard.Typo  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]  # noqa: B018
+    memguard.LeakReporter  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]  # noqa: B018
     assert_type(memguard.__version__, str)
 
 
@@ -35,8 +35,8 @@ def guard() -> None:
         with one.admit("64MiB") as ticket:
             assert_type(ticket, memguard.Ticket)
     one.gc_policy(memguard.GcPolicy.interval(60)).close()
-    memguard.Guard("512MiB")  # type: ignore[arg-type]  # pyright: ignore
-    one.snapshot.level = memguard.Level.OK  # type: ignore[misc]  # pyright: ignore
+    memguard.Guard("512MiB")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    one.snapshot.level = memguard.Level.OK  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def values(snapshot: memguard.Snapshot, relief: memguard.Relief, incident: memguard.Incident) -> None:
@@ -46,8 +46,8 @@ def values(snapshot: memguard.Snapshot, relief: memguard.Relief, incident: memgu
     assert_type(snapshot.forecast, float | None)
     assert_type(relief.bought_bytes, int)
     assert_type(incident.lasted_s, float | None)
-    memguard.Reading(0.0, 1, "x")  # type: ignore[call-arg, misc]  # pyright: ignore
-    memguard.Limit(bytes=1, kind="soft", source="x")  # type: ignore[arg-type]  # pyright: ignore
+    memguard.Reading(0.0, 1, "x")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    memguard.Limit(bytes=1, kind="soft", source="x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def rules() -> None:
@@ -56,8 +56,8 @@ def rules() -> None:
     assert_type(made, memguard.Rules)
     assert_type(made.max_bytes, int | None)
     assert_type(made.origins, Mapping[str, str])
-    made.max_bytes = 1  # type: ignore[misc]  # pyright: ignore
-    memguard.Rules(mode="off")  # type: ignore[arg-type]  # pyright: ignore
+    made.max_bytes = 1  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    memguard.Rules(mode="off")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def refusal() -> None:
@@ -65,9 +65,9 @@ def refusal() -> None:
     try:
         raise memguard.AdmissionRefused("full", retry_after_s=2.0, level="CRITICAL")
     except memguard.MemguardError as error:
-        assert isinstance(error, memguard.AdmissionRefused)
-        assert_type(error.retry_after_s, float)
-        assert_type(error.problem(), dict[str, object])
+        if isinstance(error, memguard.AdmissionRefused):
+            assert_type(error.retry_after_s, float)
+            assert_type(error.problem(), dict[str, object])
 
 
 def shapes(reclaim: Callable[[int], int | None], sink: Callable[[memguard.Event], None]) -> None:
@@ -77,4 +77,4 @@ def shapes(reclaim: Callable[[int], int | None], sink: Callable[[memguard.Event]
     source: ports.LimitSource = lambda: ()  # noqa: E731
     one = memguard.Guard(sinks=[accepted, print], clock=clock, limit=source)
     one.reclaimer("mine", reclaim, size=lambda: 0, cost="free")
-    one.reclaimer("mine", reclaim, cost="huge")  # type: ignore[arg-type]  # pyright: ignore
+    one.reclaimer("mine", reclaim, cost="huge")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
