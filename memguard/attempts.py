@@ -92,8 +92,10 @@ class Attempts:
     ``ended`` holds measured reliefs in the order they came back, late ones of abandoned attempts included.
     """
 
-    def __init__(self, *, look: Callable[[], int], clock: Clock, inline: bool, notify: Callable[[], None]) -> None:
-        self._look = look
+    def __init__(
+        self, *, meter: Callable[[], Callable[[], int]], clock: Clock, inline: bool, notify: Callable[[], None]
+    ) -> None:
+        self._meter = meter
         self._clock = clock
         self._notify = notify
         self._hand: _Hand | None = None
@@ -105,8 +107,10 @@ class Attempts:
     def begin(self, step: Step, work: Callable[[], int | None]) -> None:
         """Start an attempt; its relief appears in ``ended`` and the notifier is called."""
 
+        look = self._meter()  # the same measure before and after, even if another binds meanwhile
+
         def carry_out() -> Relief:
-            return measured(work, name=step.name, wanted_bytes=step.wanted_bytes, look=self._look, clock=self._clock)
+            return measured(work, name=step.name, wanted_bytes=step.wanted_bytes, look=look, clock=self._clock)
 
         self.step = step
         if not self.inline and self._lost < _LOST_AT_MOST:

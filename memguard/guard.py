@@ -23,6 +23,7 @@ from memguard.reclaimers.gc_policy import GcPolicy
 from memguard.reclaimers.trim import Trim
 from memguard.rules import Rules
 from memguard.sight import Sight, limits_from
+from memguard.sinks.log import LogSink
 from memguard.telling import Teller
 from memguard.threads import Bell, Running, new_lock, start_thread
 from memguard.watch import COLLECT, Watch
@@ -59,7 +60,7 @@ class Guard:
     Args:
         rules: the configuration; environment variables and ``overrides`` win over it.
         limit: ``"auto"``, an amount ("512MiB" or bytes), a ``Limit``, a limit source, or None to only observe.
-        sinks: callables that are told every ``Event``.
+        sinks: callables that are told every ``Event``, beside the log (logger ``memguard``).
         roster: whose holders are shed; by default the process's own, where decorators sign up.
         probe: reads used bytes instead of what fits the limit.
         clock: monotonic seconds; by default the system's.
@@ -83,14 +84,14 @@ class Guard:
         self.rules = Rules.resolve(os.environ, overrides, base=rules)
         self.roster = rosters.DEFAULT if roster is None else roster
         self._clock = clock or time.monotonic
-        self._teller = Teller(sinks)
+        self._teller = Teller((LogSink(), *sinks))
         self._gc_watch = GcWatch(clock=self._clock)
         self._gate = Gate(rules=self.rules, view=lambda: self._watch.snapshot, clock=self._clock)
         source = limits_from(limit, self.rules, probed=probe is not None)
         self._sight = Sight(rules=self.rules, source=source, probe=probe, tell=self._teller.tell)
         self._bell = Bell()
         self._attempts = Attempts(
-            look=self._sight.used_bytes, clock=self._clock, inline=clock is not None, notify=self._ring
+            meter=self._sight.meter, clock=self._clock, inline=clock is not None, notify=self._ring
         )
         self._trim, self._collect = Trim(), Collect()
         self._watch = Watch(
@@ -377,7 +378,7 @@ class Guard:
 
     def _by_hand(self, name: str, work: Callable[[], int | None]) -> Relief:
         self._sight.find(self._clock())
-        relief = measured(work, name=name, wanted_bytes=0, look=self._sight.used_bytes, clock=self._clock)
+        relief = measured(work, name=name, wanted_bytes=0, look=self._sight.meter(), clock=self._clock)
         if self._thread is not None:
             self._watch.post(Relieved(at=relief.at, relief=relief))
         return relief

@@ -67,17 +67,13 @@ class Sight:
         self.binding = None if limit is _NO_LIMIT else limit
         return Looked(at, used_bytes, None if limit is _NO_LIMIT else limit.bytes, bound.probe.source)
 
-    def used_bytes(self) -> int:
-        """What the binding gauge reads now: the same measure before and after an attempt.
-
-        Raises:
-            OSError, ValueError: it cannot be read.
-        """
-        limit = self.binding
+    def meter(self) -> Callable[[], int]:
+        """The reading that binds now, to be taken before and after an attempt, whatever binds later."""
+        binding = self.binding
         for gauge in self._gauges:
-            if limit is None or gauge.limit == limit:
-                return gauge.probe.read()
-        return self.look(0.0).used_bytes
+            if binding is None or gauge.limit == binding:
+                return gauge.probe.read
+        return lambda: self.look(0.0).used_bytes
 
     def target_bytes(self, target: Level | float | str | None, at: float) -> int:
         """What a person means by bringing memory down to a level, a share of the limit, or bytes.

@@ -188,7 +188,8 @@ def _relieved(state: State, done: Relieved, at: float, rules: Rules) -> Decision
     if relief.error:
         text = f"{relief.name} failed: {relief.error}"
         events.append(_event(at, "relief.failed", text, name=relief.name, error=relief.error))
-    new = _book(new, relief, at, events, rules)
+    if expected:  # one by hand, or back too late, is counted and not judged: nobody planned it
+        new = _book(new, relief, at, events, rules)
     return _consider(_mark_level(state, new, events), events, rules)
 
 
@@ -271,15 +272,16 @@ def _verdict(  # noqa: PLR0913, PLR0917 - the row of one judgement
     rules: Rules,
 ) -> State:
     useful = bought + allowance >= rules.useless_ratio * max(wanted, rules.ask_min_bytes)
+    asked = f" of {format_bytes(wanted)} asked" if wanted else ""
     patience = state.patience_of(name)
     if useful:
         patience = patience.paid()
-        text = f"{name} bought {format_bytes(bought)} of {format_bytes(wanted)} asked"
+        text = f"{name} bought {format_bytes(bought)}{asked}"
         events.append(_event(at, "relief.bought", text, name=name, bought_bytes=bought, wanted_bytes=wanted))
     else:
         patience = patience.failed(at, size_bytes, rules)
         wait = format_seconds(patience.blocked_until - at)
-        text = f"{name} bought {format_bytes(bought)} of {format_bytes(wanted)} asked: left alone for {wait}"
+        text = f"{name} bought {format_bytes(bought)}{asked}: left alone for {wait}"
         events.append(_event(at, "relief.useless", text, name=name, bought_bytes=bought, wanted_bytes=wanted))
     ask = state.ask
     if ask is not None and not useful:

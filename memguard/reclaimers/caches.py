@@ -97,9 +97,10 @@ def _kind_of(obj: Any, name: str) -> tuple[bool, bool]:  # noqa: ANN401 - anythi
     if isinstance(obj, type):
         raise _refusal(obj, name, f"{obj.__name__} is a class: pass an instance of it")
     if callable(obj) and hasattr(obj, "cache_key") and hasattr(obj, "cache"):  # under cachetools.cached
-        if isinstance(obj.cache, MutableMapping):
+        cache: Any = getattr(obj, "cache", None)
+        if is_a(cache, MutableMapping):
             return True, True
-        why = "a method under cachetools.cachedmethod" if callable(obj.cache) else "a function that caches nothing"
+        why = "a method under cachetools.cachedmethod" if callable(cache) else "a function that caches nothing"
         raise _refusal(obj, name, f"{why}: pass the cache object itself")
     if callable(getattr(obj, "cache_clear", None)):
         return False, False
@@ -107,7 +108,7 @@ def _kind_of(obj: Any, name: str) -> tuple[bool, bool]:  # noqa: ANN401 - anythi
         return False, True
     if callable(getattr(obj, "clear", None)):
         return False, False
-    if isinstance(obj, Mapping):
+    if is_a(obj, Mapping):
         raise _refusal(obj, name, "a mapping that cannot be changed: pass the one behind it")
     raise _refusal(obj, name, "it has neither popitem() nor clear() nor cache_clear()")
 

@@ -1,0 +1,34 @@
+"""The log: every event through the standard library's logger ``memguard``, as loud as its row in the table says."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from memguard.telemetry import EVENTS
+
+if TYPE_CHECKING:
+    from memguard.model import Event
+
+__all__ = ["LogSink"]
+
+
+class LogSink:
+    """Passes events on to ``logging.getLogger("memguard")``; the attributes go along as ``extra["memguard"]``.
+
+    An event that nobody could see (information, before the application has imported ``logging``) costs nothing.
+    """
+
+    name = "log"
+
+    def __call__(self, event: Event, /) -> None:
+        severity = EVENTS[event.name].severity
+        if severity == "info" and "logging" not in sys.modules:
+            return
+        import logging  # noqa: PLC0415 - only when there is something to say
+
+        logger = logging.getLogger("memguard")
+        level = logging.getLevelNamesMapping()[severity.upper()]
+        if logger.isEnabledFor(level):
+            details = {"event": event.name, **event.attributes}
+            logger.log(level, "%s: %s", event.name, event.text, extra={"memguard": details})
