@@ -26,7 +26,9 @@ test: $(EXTRA)-test
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(EXTRA)-bench
-	$(BIN)/python -m benchmarks $(ARGS)
+	@failed=; for script in $$(grep -l '__main__' benchmarks/*.py); do \
+	  echo "--- $$script"; $(BIN)/python $$script $(ARGS) || failed="$$failed $$script"; done; \
+	test -z "$$failed" || { echo "make bench failed in:$$failed" >&2; exit 1; }
 
 # Keeps on after a failure, so that one run tells all of it. verifytypes looks at the Python that is first on PATH.
 check: $(EXTRA)-dev
@@ -38,7 +40,7 @@ check: $(EXTRA)-dev
 	step mypy $(BIN)/python -m mypy memguard tests docs; \
 	step pyright $(BIN)/python -m pyright tests/typing; \
 	step verifytypes $(BIN)/python -m pyright --ignoreexternal --verifytypes memguard; \
-	step walls $(BIN)/python -c 'import sys; from importlinter.cli import lint_imports_command as c; sys.exit(c())'; \
+	step walls $(BIN)/lint-imports; \
 	step docstrings $(BIN)/python -m pytest -q --doctest-modules memguard; \
 	step pages $(BIN)/python -m pytest -q -p no:doctest README.md docs; \
 	test -z "$$failed" || { echo "make check failed in:$$failed" >&2; exit 1; }
@@ -58,7 +60,7 @@ $(MADE):
 	@touch $@
 
 $(EXTRA)-%: $(MADE) pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	$(BIN)/python -m pip install -qq --editable '.[$*]'
 	@touch $@
 
 clean:

@@ -17,9 +17,7 @@ def _page_collector() -> CollectFile:
     from sybil import Sybil
     from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
-    collect: CollectFile = Sybil(
-        parsers=[PythonCodeBlockParser(), SkipParser()], patterns=["README.md", "docs/**/*.md"]
-    ).pytest()
+    collect: CollectFile = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()], patterns=["*.md"]).pytest()
     return collect
 
 

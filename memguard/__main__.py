@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from memguard import __version__
+from memguard.errors import MemguardError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +16,7 @@ __all__ = ["main"]
 
 
 def _demo(arguments: Sequence[str]) -> int:
-    from memguard.demo import main as demo  # noqa: PLC0415 - `memguard --version` needs none of it
+    from memguard.demo.run import main as demo  # noqa: PLC0415 - `memguard --version` needs none of it
 
     return demo(arguments)
 
@@ -26,7 +27,7 @@ _COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status: 0 for yes, 1 for no, 2 for a call that was not understood."""
+    """Run one command; its exit status: 0 for yes, 1 for no, 2 for a call that could not be carried out."""
     parser = argparse.ArgumentParser(prog="memguard", description="A memory guard for Python services.")
     parser.add_argument("--version", action="version", version=f"memguard {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
@@ -35,7 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands.add_parser(name, help=meaning, add_help=False)
     chosen, rest = parser.parse_known_args(arguments)
     run, _ = _COMMANDS[chosen.command]
-    return run(rest)
+    try:
+        return run(rest)
+    except MemguardError as error:
+        print(f"memguard {chosen.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130  # as a shell reports a program ended by SIGINT
 
 
 if __name__ == "__main__":

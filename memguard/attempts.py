@@ -104,16 +104,18 @@ class Attempts:
         self.ended: deque[Relief] = deque()
         self.step: Step | None = None
 
-    def begin(self, step: Step, work: Callable[[], int | None]) -> None:
-        """Start an attempt; its relief appears in ``ended`` and the notifier is called."""
+    def begin(self, step: Step, work: Callable[[], int | None], *, prompt: bool = False) -> None:
+        """Start an attempt; its relief appears in ``ended`` and the notifier is called.
 
+        A ``prompt`` one is carried out at once, in the caller's thread: handing over costs a turn for the GIL.
+        """
         look = self._meter()  # the same measure before and after, even if another binds meanwhile
 
         def carry_out() -> Relief:
             return measured(work, name=step.name, wanted_bytes=step.wanted_bytes, look=look, clock=self._clock)
 
         self.step = step
-        if not self.inline and self._lost < _LOST_AT_MOST:
+        if not self.inline and not prompt and self._lost < _LOST_AT_MOST:
             try:
                 self._hand = self._hand or _Hand(self._returned)
             except RuntimeError:  # no thread to be had: better late looks than no relief

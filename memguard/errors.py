@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = [
     "AdmissionRefused",
     "AlreadyGuarding",
@@ -59,6 +64,9 @@ class AdmissionRefused(MemguardError):
         self.level = level
         self.wanted_bytes = wanted_bytes
 
+    def __reduce__(self) -> tuple[Callable[..., AdmissionRefused], tuple[object, ...]]:
+        return _refused_again, (type(self), self.reason, self.retry_after_s, self.level, self.wanted_bytes)
+
     def problem(self) -> dict[str, object]:
         """The refusal as an RFC 9457 problem object, ready for ``application/problem+json``."""
         return {
@@ -69,3 +77,10 @@ class AdmissionRefused(MemguardError):
             "level": self.level,
             "retry_after_s": round(self.retry_after_s, 3),
         }
+
+
+def _refused_again(
+    kind: type[AdmissionRefused], reason: str, retry_after_s: float, level: str, wanted_bytes: int | None
+) -> AdmissionRefused:
+    """A refusal that came from another process: pickle knows no keywords."""
+    return kind(reason, retry_after_s=retry_after_s, level=level, wanted_bytes=wanted_bytes)

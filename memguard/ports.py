@@ -55,6 +55,8 @@ class Reclaimer(Protocol):
     it runs on the guard's relief thread, never on a request's.
     ``settles`` marks one that returns to the kernel what others freed (allocator trim, collection);
     ``stalls`` one that stops other threads while it works, so that its share of wall time is capped.
+    One that waits for nobody (no lock, no code of others) may say so with an attribute ``prompt = True``: while it is
+    quick it is then called on the guard's own thread.
     """
 
     @property

@@ -136,8 +136,8 @@ class Rules:
     )
     pace_max_s: float = _rule(0.25, "longest sleep: 4 ticks a second cost 0.01 % of a core", parse_seconds)
     pace_floor_bytes_per_s: int = _rule(
-        512 * MIB,
-        "growth always reckoned with when pacing: bursts start from standstill; a JSON parser makes 210 MB/s",
+        2048 * MIB,
+        "growth always reckoned with when pacing: bursts start from standstill, six threads fill 1 GB/s",
         parse_bytes,
     )
     slow_s: float = _rule(
@@ -209,7 +209,7 @@ class Rules:
     def _parsed(self, name: str, value: object, parse: Callable[[Any], object]) -> object:
         try:
             return parse(value)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise self._wrong(name, value, str(error)) from None
 
     def _wrong(self, name: str, value: object, mend: str) -> RulesError:
@@ -217,7 +217,13 @@ class Rules:
         return RulesError(f"rule {name}={value!r} (from {origin}) cannot hold: {mend}")
 
     def _check(self) -> None:
-        climb = ("elevated_ratio", "collect_ratio", "warning_ratio", "critical_ratio", "emergency_ratio")
+        climb: tuple[str, ...] = (
+            "elevated_ratio",
+            "collect_ratio",
+            "warning_ratio",
+            "critical_ratio",
+            "emergency_ratio",
+        )
         if self.collect_bytes is not None:
             climb = tuple(name for name in climb if name != "collect_ratio")
         for below, above in pairwise(climb):
@@ -301,7 +307,7 @@ class Rules:
         }
         values: dict[str, object] = {}
         origins: dict[str, str] = {}
-        gc_wanted = _flag(str(settings.get("enable_gc_monitoring", True)))
+        gc_wanted = _read_operator("enable_gc_monitoring", settings.get("enable_gc_monitoring", True), _flag)
         for key, value in settings.items():
             if key == "enable_gc_monitoring" or (key == "gc_interval_seconds" and not gc_wanted):
                 continue
@@ -330,7 +336,7 @@ def _read_operator(name: str, value: object, read: Callable[[Any], object] | Non
         return value
     try:
         return read(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise RulesError(f"{name}={value!r} cannot hold: {error}") from None
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from memguard.model import Event
-from memguard.threads import Bell, Running, start_thread
+from memguard.threads import Bell, Running, new_lock, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,15 +24,19 @@ _IDLE_S = 30.0
 class Teller:
     """Delivers events to sinks, in order; drops the oldest when sinks can't keep up, and says so.
 
+    Events wait in the queue until ``start``. ``inline`` delivers in the caller's thread instead, for simulations.
     A sink that raises is told of again next time; its failures are counted and told to the others.
     """
 
-    def __init__(self, sinks: Sequence[Sink]) -> None:
+    def __init__(self, sinks: Sequence[Sink], *, inline: bool = False) -> None:
         self._sinks = tuple(sinks)
         self._queue: deque[Event] = deque(maxlen=_QUEUE)
         self._bell = Bell()
+        self._turn = new_lock()
         self._thread: Running | None = None
-        self._stopping = False
+        self._started = False
+        self._dropped_told = 0
+        self.inline = inline
         self.dropped = 0
         self.failures: dict[str, int] = {}
 
@@ -43,28 +47,38 @@ class Teller:
         if len(self._queue) == _QUEUE:
             self.dropped += 1
         self._queue.append(event)
-        if self._thread is None and not self._stopping:
+        if self.inline:
+            self._deliver()
+        elif self._started:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            bell = self._bell
             try:
-                self._thread = start_thread(self._run, "memguard-tell")
+                self._thread = start_thread(lambda: self._run(bell), "memguard-tell")
             except RuntimeError:  # no thread to be had now: the event waits for the next one
                 return
         self._bell.ring()
 
-    def _run(self) -> None:
-        while self._bell.wait(_IDLE_S) and not self._stopping:
+    def _run(self, bell: Bell) -> None:
+        # Another bell hangs there after a stop: this thread delivers what is left, and a later one waits its turn.
+        while bell.wait(_IDLE_S) and self._bell is bell:
             self._deliver()
-        self._thread = None
+        if self._bell is bell:
+            self._thread = None
         self._deliver()
 
     def _deliver(self) -> None:
-        told_dropped = 0
-        while self._queue:
-            event = self._queue.popleft()
-            self._pass_on(event)
-            if self.dropped > told_dropped:
-                lost, told_dropped = self.dropped, self.dropped
-                text = f"{lost} events were dropped: the sinks are slower than what happens"
-                self._pass_on(Event(at=event.at, name="events.dropped", text=text, attributes={"count": lost}))
+        with self._turn:
+            while self._queue:
+                event = self._queue.popleft()
+                self._pass_on(event)
+                lost = self.dropped - self._dropped_told
+                if lost:
+                    self._dropped_told += lost
+                    text = f"{lost} events were dropped: the sinks are slower than what happens"
+                    self._pass_on(Event(at=event.at, name="events.dropped", text=text, attributes={"count": lost}))
 
     def _pass_on(self, event: Event) -> None:
         for sink in self._sinks:
@@ -74,7 +88,7 @@ class Teller:
                 self._blame(sink, event, error)
 
     def _blame(self, culprit: Sink, event: Event, error: Exception) -> None:
-        name = getattr(culprit, "name", None) or getattr(culprit, "__qualname__", type(culprit).__qualname__)
+        name = str(getattr(culprit, "name", "") or getattr(culprit, "__qualname__", type(culprit).__qualname__))
         self.failures[name] = self.failures.get(name, 0) + 1
         if self.failures[name] > 1:  # told once; counted always
             return
@@ -87,18 +101,26 @@ class Teller:
                 except Exception:  # noqa: BLE001, S112 - it will be blamed for its own failures in turn
                     continue
 
+    def start(self) -> None:
+        """Deliver from now on, beginning with what has waited; twice is fine."""
+        if not self._started:
+            self._started = True
+            if self._queue:
+                self._wake()
+
     def stop(self, timeout_s: float) -> None:
         """Deliver what is queued, waiting at most so long for slow sinks."""
-        self._stopping = True
-        thread = self._thread
-        if thread is None:
-            self._deliver()
-        else:
-            self._bell.ring()
+        if not self._started:
+            return
+        if self._queue:
+            self._wake()
+        self._started = False
+        bell, thread, self._bell, self._thread = self._bell, self._thread, Bell(), None
+        bell.ring()
+        if thread is not None:
             thread.join(timeout_s)
 
-    def start(self) -> None:
-        """Accept events again after a stop, or in a forked child, where the old thread is gone."""
-        self._stopping = False
-        self._thread = None
-        self._bell = Bell()
+    def forget(self) -> None:
+        """In a forked child: the thread is gone, and what was queued is the parent's to tell."""
+        self._bell, self._turn, self._thread, self._started = Bell(), new_lock(), None, False
+        self._queue.clear()

@@ -62,6 +62,8 @@ def parse_bytes(value: str | int) -> int:
         scale = _BYTES.get(unit.lower())
         if scale is None:
             raise ValueError(f"{value!r} has the unknown unit {unit!r}: write it like '512MiB'")
+        if abs(number) >= _ABSURD:
+            raise ValueError(f"{value!r} is more than any machine has: use None for no limit")
         # Whole numbers stay exact; a float would lose bytes above 2**53.
         digits = value[: len(value) - len(unit)]
         value = int(digits) * scale if digits.lstrip("+-").isdigit() else int(number * scale)

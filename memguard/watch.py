@@ -48,6 +48,8 @@ _ROUNDS = 64
 # Between two questions to the GC policies.
 _POLICY_S = 0.25
 _INCIDENTS_KEPT = 32
+# A reclaimer that took longer last time gets a thread of its own, so that looking goes on meanwhile.
+_PROMPT_S = 0.05
 
 
 class Watch:
@@ -215,13 +217,14 @@ class Watch:
 
     def _begin(self, step: Step) -> None:
         reclaimer = self._find(step.name)
+        prompt = getattr(reclaimer, "prompt", False) and self._state.patience_of(step.name).cost_s < _PROMPT_S
         generation, run = step.generation, getattr(reclaimer, "run", None)
         if reclaimer is None:
             self._attempts.begin(step, lambda: 0)  # it signed off since the survey: an attempt that buys nothing
         elif generation is not None and run is not None:
-            self._attempts.begin(step, lambda: run(generation))
+            self._attempts.begin(step, lambda: run(generation), prompt=prompt)
         else:
-            self._attempts.begin(step, lambda: reclaimer.reclaim(step.wanted_bytes))
+            self._attempts.begin(step, lambda: reclaimer.reclaim(step.wanted_bytes), prompt=prompt)
 
     def _find(self, name: str) -> Reclaimer | None:
         return next((known for own, known in self._builtin if own == name), None) or self._roster.find(name)

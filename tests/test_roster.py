@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memguard.model import Cost, Level
-from memguard.roster import Roster
+from memguard.roster import Handle, Roster
 
 
 class _Silent:
@@ -128,7 +128,7 @@ def test_leaving_while_another_signs_up() -> None:
 
     class Interrupting(_Silent):
         @property
-        def name(self) -> str:  # type: ignore[override]
+        def name(self) -> str:
             handle.close()
             return "pages"
 
@@ -179,7 +179,7 @@ def test_after_a_fork() -> None:
 def test_like_a_list(moves: list[tuple[bool, int]]) -> None:
     """After any sequence of signing up and leaving, exactly those who have not left are there, under unique names."""
     roster = Roster()
-    here = []
+    here: list[Handle] = []
     for comes, number in moves:
         if comes or not here:
             here.append(roster.add(_Silent(f"n{number % 2}")))

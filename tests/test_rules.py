@@ -234,12 +234,10 @@ def test_base_rules() -> None:
     assert again.origins["critical_ratio"] == "environment MEMGUARD_CRITICAL_RATIO"
 
 
-@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.parametrize("name", [rule.name for rule in _FIELDS if rule.default is not None])
 def test_every_rule_has_an_environment_name(name: str) -> None:
     """What a default prints can be set back through MEMGUARD_<FIELD>."""
     default = getattr(Rules(), name)
-    if default is None:
-        pytest.skip("none is said by leaving the variable out")
     text = default.name if isinstance(default, Level) else str(default)
     rules = Rules.resolve({f"MEMGUARD_{name.upper()}": text})
     assert getattr(rules, name) == default

@@ -19,7 +19,8 @@ class Patience:
     """The record of one reclaimer.
 
     ``rate`` is bytes bought per second of its own time (None: never tried), ``failures`` counts useless attempts
-    in a row, ``size_at_failure`` what it held at the last of them.
+    in a row, ``size_at_failure`` what it held at the last of them, ``cost_s`` how long
+    its last attempt took.
     """
 
     attempts: int = 0
@@ -28,6 +29,7 @@ class Patience:
     blocked_until: float = 0.0
     size_at_failure: int | None = None
     rate: float | None = None
+    cost_s: float = 0.0
 
     def blocks(self, at: float, size_bytes: int | None, min_bytes: int) -> bool:
         """Whether it is left alone at this instant: not if it has grown well since it failed."""
@@ -43,6 +45,7 @@ class Patience:
         return replace(
             self,
             attempts=self.attempts + 1,
+            cost_s=cost_s,
             bought_bytes=self.bought_bytes + (bought_bytes if own else 0),
             rate=rate if self.rate is None else self.rate + _LEARN * (rate - self.rate),
         )

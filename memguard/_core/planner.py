@@ -21,6 +21,9 @@ __all__ = ["goal_bytes", "plan", "pressing", "settle"]
 _HARM = {"free": 1.0, "cheap": 4.0, "dear": 64.0, "last": 1024.0}
 # What an untried reclaimer is expected to pay, bytes per second: freeing small objects gives about 1 MB a ms.
 _PRIOR = float(1 << 30)
+# Closer than this to the limit, at the speed of the burst, whoever knows what he holds goes before a gamble.
+_URGENT_S = 1.0
+_GAMBLE = 64.0
 
 
 def goal_bytes(state: State, at_level: Level, rules: Rules) -> int | None:
@@ -67,8 +70,11 @@ def _wanted_bytes(offer: Offer, state: State, rules: Rules) -> int:
 def plan(offers: Iterable[Offer], state: State, at: float, rules: Rules) -> Step | None:
     """The best next step, or None when nobody may be asked now.
 
-    Best is the highest measured bytes per second divided by the harm of the holder's cost class.
+    Best is the highest measured bytes per second divided by the harm of the holder's cost class; in a hurry those
+    of unknown size come last.
     """
+    headroom = 0 if state.limit_bytes is None else state.limit_bytes - state.used_bytes
+    urgent = headroom < state.growth.burst * _URGENT_S
     best: Step | None = None
     best_score = (-1.0, -1)
     for offer in offers:
@@ -76,7 +82,8 @@ def plan(offers: Iterable[Offer], state: State, at: float, rules: Rules) -> Step
         if not wanted or not _usable(offer, state, at, rules):
             continue
         rate = state.patience_of(offer.name).rate
-        score = ((_PRIOR if rate is None else rate) / _HARM[offer.cost], offer.size_bytes or 0)
+        worth = (_PRIOR if rate is None else rate) / _HARM[offer.cost]
+        score = (worth / _GAMBLE if urgent and offer.size_bytes is None else worth, offer.size_bytes or 0)
         if score > best_score:
             best_score = score
             best = Step(name=offer.name, wanted_bytes=wanted, until=at + rules.attempt_s, stalls=offer.stalls)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from memguard.demo.schedule import body_of, read_schedule, sample_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memguard.demo.schedule import Request
 
 __all__ = ["Client", "main"]
@@ -30,13 +32,13 @@ _Line = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Client:
-    """A small HTTP/1.1 client with kept connections, and the record of what it saw."""
+    """A small HTTP/1.1 client with kept connections that counts how requests ended; ``note`` takes a line for each."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, note: Callable[[str], object]) -> None:
         self._port = port
+        self._note = note
         self._spare: list[_Line] = []
         self._room = asyncio.Semaphore(_AT_ONCE)
-        self.outcomes: list[dict[str, float | int | str]] = []
         self.counts: Counter[str] = Counter()
 
     async def send(self, request: Request, body: bytes, due_at: float) -> None:
@@ -50,9 +52,8 @@ class Client:
                 status, ended = 0, "lost"
         self.counts[ended] += 1
         latency_s = round(time.monotonic() - due_at, 6)
-        self.outcomes.append(
-            {"due_s": request.due_s, "kind": request.kind, "ended": ended, "status": status, "latency_s": latency_s}
-        )
+        outcome = {"due_s": request.due_s, "kind": request.kind, "ended": ended, "latency_s": latency_s}
+        self._note(json.dumps({**outcome, "status": status}) + "\n")
 
     async def _exchange(self, request: Request, body: bytes) -> int:
         fresh = not self._spare
@@ -123,14 +124,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
 
-    async def run() -> Client:
-        client = Client(options.port)
-        await _replay(read_schedule(options.schedule), client, sample_text(0))
-        return client
-
-    client = asyncio.run(run())
-    with options.out.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(outcome) + "\n" for outcome in client.outcomes)
+    # Line by line: what was seen is on record even when this process is ended.
+    with options.out.open("w", encoding="utf-8", buffering=1) as file:
+        client = Client(options.port, file.write)
+        asyncio.run(_replay(read_schedule(options.schedule), client, sample_text(0)))
     print(json.dumps(client.counts), flush=True)
     return 0
 

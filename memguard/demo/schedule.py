@@ -13,15 +13,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Request", "body_of", "make_schedule", "read_schedule", "write_schedule"]
+__all__ = ["Request", "body_of", "make_schedule", "read_schedule", "sample_text", "write_schedule"]
 
-# Requests a second while the load is full, by kind.
-_RATES = {"answer": 40.0, "observe": 14.0, "digest": 0.7}
+# Requests a second while the load is full, by kind. Together they leave some 25 MB more in the service every second.
+_RATES = {"answer": 65.0, "observe": 30.0, "digest": 0.7}
 # The last part of the load is calm: sessions end, and a service that recovers has to show it.
-_CALM_RATIO = 0.2
+_CALM_RATIO = 0.15
 _CALM_RATE_RATIO = 0.25
-_AGENTS = 400
-_ANSWERS = 3000
+# So many sessions begin every second, and as many fall silent; the active ones share the messages.
+_SESSIONS_PER_S = 10.0
+_ACTIVE_SESSIONS = 40
+# Half of the answers asked for are among these few.
+_POPULAR = 40
 _TEXT_BYTES = 512 * KIB
 
 
@@ -37,15 +40,18 @@ class Request:
     seed: int = 0
 
 
-def make_schedule(*, seconds: float, seed: int) -> list[Request]:
-    """The requests of a run, in order: open-loop Poisson arrivals, so a slow answer does not slow the load down."""
+def make_schedule(*, seconds: float, seed: int, intensity: float = 1.0) -> list[Request]:
+    """The requests of a run, in order: open-loop Poisson arrivals, so a slow answer does not slow the load down.
+
+    ``intensity`` multiplies the rates: shorter runs need more of it to fill the same memory.
+    """
     draw = random.Random(seed)
     calm_at = seconds * (1.0 - _CALM_RATIO)
     requests = [
         request
         for kind, rate in _RATES.items()
-        for due_s in _arrivals(draw, rate, calm_at, seconds)
-        for request in [_request(draw, kind, due_s)]
+        for due_s in _arrivals(draw, rate * intensity, calm_at, seconds)
+        for request in [_request(draw, kind, due_s, _SESSIONS_PER_S * intensity)]
     ]
     busy = sorted({request.path.split("/")[2] for request in requests if request.kind == "observe"})
     draw.shuffle(busy)
@@ -63,17 +69,17 @@ def _arrivals(draw: random.Random, rate: float, calm_at: float, seconds: float) 
         at += draw.expovariate(rate if at < calm_at else rate * _CALM_RATE_RATIO)
 
 
-def _request(draw: random.Random, kind: str, due_s: float) -> Request:
+def _request(draw: random.Random, kind: str, due_s: float, sessions_per_s: float) -> Request:
     if kind == "answer":
-        # Popular answers are asked for again and again, most only once or twice (Pareto).
-        number = int(_ANSWERS * min(draw.paretovariate(0.6) / 100, 1.0) * draw.random())
-        kib = draw.choice((16, 64, 128, 256, 512, 1024))
-        return Request(due_s=due_s, kind=kind, method="GET", path=f"/answers/{number}-{kib}?kib={kib}")
+        popular = draw.random() < 0.5  # noqa: PLR2004
+        key = draw.randrange(_POPULAR) if popular else draw.randrange(_POPULAR, 1 << 30)
+        kib = (16, 64, 128, 256, 512, 1024)[key % 6]
+        return Request(due_s=due_s, kind=kind, method="GET", path=f"/answers/{key}?kib={kib}")
     if kind == "observe":
-        path = f"/agents/a{draw.randrange(_AGENTS)}/messages"
-        body_bytes = draw.choice((2, 8, 32, 128, 256)) * KIB
+        number = int(due_s * sessions_per_s) + draw.randrange(_ACTIVE_SESSIONS)
+        path, body_bytes = f"/agents/a{number}/messages", draw.choice((2, 8, 32, 128, 512)) * KIB
     else:
-        path, body_bytes = "/documents", draw.choice((256, 1024, 3072)) * KIB
+        path, body_bytes = "/documents", draw.choice((256, 1024, 4096)) * KIB
     return Request(
         due_s=due_s, kind=kind, method="POST", path=path, body_bytes=body_bytes, seed=draw.randrange(1 << 30)
     )
@@ -98,7 +104,9 @@ def body_of(request: Request, text: str) -> bytes:
 
 def _records(draw: random.Random) -> list[str]:
     first = draw.randrange(1 << 30)
-    return [f'{{"id":{first + step},"score":{step / 7:.3f},"tags":["t{step % 11}","u{step % 7}"]}}' for step in range(200)]
+    return [
+        f'{{"id":{first + step},"score":{step / 7:.3f},"tags":["t{step % 11}","u{step % 7}"]}}' for step in range(200)
+    ]
 
 
 def sample_text(seed: int) -> str:

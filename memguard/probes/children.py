@@ -12,8 +12,8 @@ __all__ = ["ChildrenProbe"]
 class ChildrenProbe:
     """Reads the sum of the descendants' resident memory without their shared pages.
 
-    For the slow pace: 30 to 60 µs for each process, about 2 µs when there is no child at all. A process that
-    ends meanwhile counts nothing; one whose parent ended belongs to somebody else.
+    For the slow pace: about 20 µs for each process and 8 µs for each thread of it, 2 µs when there is no child at
+    all. A process that ends meanwhile counts nothing; one whose parent ended belongs to somebody else.
     """
 
     __slots__ = ("_closed", "_page_bytes", "_root", "source")

@@ -46,7 +46,7 @@ def open_gauges(
         rung_bytes = int(limit.bytes * elevated_ratio)
         exact[limit.path] = min(rung_bytes, exact.get(limit.path, rung_bytes))
     probes: dict[tuple[str, str | None], Probe] = {}
-    gauges = []
+    gauges: list[Gauge] = []
     for limit in limits:
         measure = (limit.usage, limit.path)
         try:
@@ -84,7 +84,7 @@ def _open(limit: Limit, *, exact_above_bytes: int, root: str) -> Probe:
 
 def refresh_gauges(gauges: Iterable[Gauge]) -> tuple[str, ...]:
     """Look anew at what the ticks take from memory (children, page cache); the failures in words."""
-    failures = []
+    failures: list[str] = []
     for probe in _distinct(gauges):
         refresh = getattr(probe, "refresh", None)
         if refresh is None:

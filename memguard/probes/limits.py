@@ -8,7 +8,7 @@ memory.low taken for a limit, usage read at the leaf against an ancestor's limit
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from memguard.model import Limit
@@ -121,20 +121,21 @@ class _Search:
             return total_bytes()
         return None
 
-    def _add(self, count: int, kind: LimitKind, source: str, usage: Usage, **where: str | int) -> None:
+    def _add(self, limit: Limit) -> None:
         """Take a limit down; above the machine's memory it counts as the machine's memory."""
-        if count <= 0:
-            self.notes.append(f"{source} is {count} bytes: ignored, no process fits into it")
+        if limit.bytes <= 0:
+            self.notes.append(f"{limit.source} is {limit.bytes} bytes: ignored, no process fits into it")
             return
-        if usage in _RESIDENT and self.total_bytes is not None and count > self.total_bytes:
-            has, wanted = format_bytes(self.total_bytes), format_bytes(count)
-            self.notes.append(f"{source} is {wanted}, more than the machine's {has}: it counts as {has}")
-            count = self.total_bytes
-        self.limits.append(Limit(bytes=count, kind=kind, source=source, usage=usage, **where))  # type: ignore[arg-type]
+        if limit.usage in _RESIDENT and self.total_bytes is not None and limit.bytes > self.total_bytes:
+            has, wanted = format_bytes(self.total_bytes), format_bytes(limit.bytes)
+            self.notes.append(f"{limit.source} is {wanted}, more than the machine's {has}: it counts as {has}")
+            limit = replace(limit, bytes=self.total_bytes)
+        self.limits.append(limit)
 
     def policy(self, count: int | None, source: str) -> None:
         if count is not None:
-            self._add(count, "policy", f"policy limit from {source}" if source else "policy limit", "tree")
+            shown = f"policy limit from {source}" if source else "policy limit"
+            self._add(Limit(bytes=count, kind="policy", source=shown))
 
     def cgroups(self) -> None:
         mountinfo = self._read(f"/proc/{self.pid}/mountinfo")
@@ -175,9 +176,10 @@ class _Search:
                 self.notes.append(f"{shown} does not count its children: its limit is ignored")
                 continue
             for file, kind, count in values:
-                self._add(count, kind, f"{shown} {file}", "cgroup", path=directory, version=version)
+                source = f"{shown} {file}"
+                self._add(Limit(bytes=count, kind=kind, source=source, usage="cgroup", path=directory, version=version))
                 if kind == "throttle":
-                    self.notes.append(f"{shown} {file} is set: above it the kernel stalls the group nearly to a stop")
+                    self.notes.append(f"{source} is set: above it the kernel stalls the group nearly to a stop")
         if version == 1:
             self._hidden_v1(levels[0][0], inmost, outmost)
         elif outmost == home.mount.point:
@@ -216,7 +218,8 @@ class _Search:
         match = re.search(rb"^hierarchical_memory_limit (\d{1,19})$", stat, re.MULTILINE)
         if match is not None and int(match[1]) < self._tightest_kill():
             source = f"cgroup v1 {printable(name)} hierarchical_memory_limit, set at a level that cannot be read"
-            self._add(int(match[1]), "kill", source, "cgroup", path=outmost, version=1)
+            count = int(match[1])
+            self._add(Limit(bytes=count, kind="kill", source=source, usage="cgroup", path=outmost, version=1))
             self.notes.append(f"{source}: what that level uses cannot be seen, {printable(outmost)} is read instead")
 
     def _hidden_v2(self, inmost: str, outmost: str) -> None:
@@ -236,7 +239,7 @@ class _Search:
         if not text:
             return
         if re.fullmatch(r"[0-9]{1,12}", text):
-            self._add(int(text) * MIB, "kill", f"environment {_LAMBDA}", "tree")
+            self._add(Limit(bytes=int(text) * MIB, kind="kill", source=f"environment {_LAMBDA}"))
         else:
             self.notes.append(f"environment {_LAMBDA} is {text[:40]!r}, not a number of MiB: ignored")
 
@@ -247,11 +250,11 @@ class _Search:
         for name, usage, _ in _RLIMITS:
             count = rlimits.get(name, -1)
             if 0 <= count < _UNLIMITED:
-                self._add(count, "kill", f"{name} of this process", usage)
+                self._add(Limit(bytes=count, kind="kill", source=f"{name} of this process", usage=usage))
 
     def _rlimits_now(self) -> dict[str, int]:
         text = self._read(f"/proc/{self.pid}/limits")
-        found = {}
+        found: dict[str, int] = {}
         for name, _, pattern in _RLIMITS:
             match = re.search(pattern, text, re.MULTILINE)
             if match is not None and re.fullmatch(rb"\d{1,20}", match[1]):
@@ -270,4 +273,5 @@ class _Search:
     def machine(self) -> None:
         bound = any(limit.usage in _RESIDENT and limit.kind != "throttle" for limit in self.limits)
         if self.total_bytes is not None and not bound:
-            self._add(self.total_bytes, "host", "the machine's memory (MemTotal)", "host")
+            source = "the machine's memory (MemTotal)"
+            self._add(Limit(bytes=self.total_bytes, kind="host", source=source, usage="host"))

@@ -97,7 +97,7 @@ def memberships(cgroup: bytes) -> tuple[tuple[int, str], ...]:
     >>> memberships(b"4:cpu,memory:/a:b\n3:name=systemd:/x\n0::/c")
     ((1, '/a:b'), (2, '/c'))
     """
-    found = []
+    found: list[tuple[int, str]] = []
     for line in cgroup.split(b"\n"):
         # A group's name may hold colons; only the first two separate.
         number, _, rest = line.partition(b":")

@@ -1,4 +1,4 @@
-"""Usage where there is no /proc (macOS, Windows, a hidden /proc): psutil, 10 to 20 times the cost of statm."""
+"""Usage where there is no /proc (macOS, Windows, a hidden /proc): psutil, 5 to 15 times the cost of /proc."""
 
 from __future__ import annotations
 

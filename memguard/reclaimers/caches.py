@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping, MutableMapping
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from memguard.model import Cost, Level
@@ -44,6 +44,7 @@ _MEASURED: Final = 16
 # Keys picked up at once from a plain mapping: picking from the front of a dict walks over all that was dropped
 # before, so few large pick-ups; this many hold 128 KiB of references.
 _KEYS: Final = 16_384
+_PLAIN: Final = (dict, OrderedDict)
 _NOT_OLDEST: Final = [cast("Any", kind).popitem for kind in (dict, OrderedDict, MutableMapping)]
 # Attempts at reading keys that other threads keep changing.
 _TRIES: Final = 8
@@ -217,6 +218,11 @@ class EvictCache:
         self._currsize_is_bytes = currsize_is_bytes
         self._estimate = Estimate()
 
+    @property
+    def prompt(self) -> bool:
+        """Whether shrinking waits for nobody: a plain dict without a lock."""
+        return type(self._get()) in _PLAIN and self._get_lock() is None
+
     def size(self) -> int | None:
         """Accounted bytes: the length times the sampled bytes of an entry, or ``currsize``; takes no lock.
 
@@ -315,7 +321,9 @@ class _Dropper:
         return dropped
 
     def _oldest(self, need: int) -> list[object]:
-        dropped: list[object] = []
+        if type(self._cache) in _PLAIN and not self._keys and (dropped := self._at_once(need)):
+            return dropped
+        dropped = []
         for _ in range(_TRIES):
             if not self._keys and not self._pick(min(need, _KEYS) + self._stuck):
                 break
@@ -332,6 +340,19 @@ class _Dropper:
             if dropped:
                 break
         return dropped
+
+    def _at_once(self, need: int) -> list[object]:
+        """The oldest entries of a plain dict, taken out by two calls into C: busy threads cannot step in between.
+
+        [] when an entry raises; what follows then goes one by one.
+        """
+        try:
+            keys = list(islice(self._cache, min(need, _KEYS)))
+            values = list(map(self._cache.pop, keys, repeat(self._absent)))
+        except Exception as error:  # noqa: BLE001 - a key whose __eq__ or __hash__ raises
+            self.error = error
+            return []
+        return [pair for pair in zip(keys, values, strict=True) if pair[1] is not self._absent]
 
     def _pick(self, count: int) -> bool:
         """Pick up the oldest keys; False when there are none, or they do not keep still."""

@@ -33,6 +33,7 @@ class Collect:
     at: Level = Level.WARNING
     settles: bool = True
     stalls: bool = True
+    prompt: bool = True
 
     def size(self) -> int | None:
         """None: nobody knows how much garbage there is before looking."""

@@ -115,13 +115,14 @@ def peek_function(function: Any) -> Sequence[object] | None:  # noqa: ANN401
     bounded = function.cache_parameters()["maxsize"] is not None
     if bounded and length > _LINKS_MOST:
         return None
+    referents = gc.get_referents(function)
+    if bounded:
+        # CPython 3.11 to 3.13 list (type of the link, key, result) of every entry first, oldest first.
+        links = [tuple(referents[at + 1 : at + 3]) for at in range(0, 3 * length, 3)]
+        return _few(links, reversed(links)) if length and isinstance(referents[0], type) else None
     own = getattr(function, "__dict__", None)
-    for inside in gc.get_referents(function):
-        if is_a(inside, dict) and inside is not own and len(inside) == length:
-            found = peek_mapping(inside) or ()
-            # Bounded: the values are links that hold key and result.
-            return [gc.get_referents(entry[1]) for entry in found if isinstance(entry, tuple)] if bounded else found
-    return None
+    found = (inside for inside in referents if is_a(inside, dict) and inside is not own and len(inside) == length)
+    return peek_mapping(next(found, None))
 
 
 def peek_items(container: Iterable[object]) -> Sequence[object]:

@@ -46,9 +46,10 @@ class Trim:
     on it (0.07 ms per MB looked at, 0.25 to 0.5 ms per MB released): never call it on a request's path. An Arrow
     memory pool is released too when pyarrow is loaded; pyarrow is never imported for it.
 
-    What it cannot get back: pages on which one small object survives, and, with glibc, the *tops* of the arenas of
-    other threads. Those are small until the service has freed a block of many MB once, which raises glibc's own
-    thresholds; then they are nearly everything that the threads had (of 192 MB freed by 8 threads, none came back).
+    What it cannot get back: pages on which one small object survives (mimalloc 2.0: nothing at all then), and, with
+    glibc, the *tops* of the arenas of other threads. Those are small until the service has freed a block of many MB
+    once, which raises glibc's own thresholds; then they are nearly everything that the threads had (of 192 MB freed
+    by 8 threads, none came back).
     Two opt-ins, because both change the process for good:
 
     - ``thread_tops=True`` sets M_TRIM_THRESHOLD to 128 KiB at the first need (glibc stops adjusting its thresholds),
@@ -67,6 +68,7 @@ class Trim:
     at: Level = Level.ELEVATED
     settles: bool = True
     stalls: bool = False
+    prompt: bool = True
 
     def __init__(self, *, thread_tops: bool = False, max_arenas: int | None = None) -> None:
         if max_arenas is not None and max_arenas < 1:

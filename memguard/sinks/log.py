@@ -22,6 +22,7 @@ class LogSink:
     name = "log"
 
     def __call__(self, event: Event, /) -> None:
+        """Log one event."""
         severity = EVENTS[event.name].severity
         if severity == "info" and "logging" not in sys.modules:
             return

@@ -48,7 +48,7 @@ class Supervisor:
     As the kernel does, it kills the largest process. Shared pages count once per process.
     """
 
-    kind = "supervisor (polls resident memory every 5 ms and kills at the limit; no cgroup can be made here)"
+    kind = "supervisor (polls resident memory every 5 ms and kills at the limit)"
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes

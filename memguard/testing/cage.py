@@ -24,7 +24,10 @@ from memguard.units import format_bytes, parse_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["Cage", "cage_unavailable"]
+__all__ = ["Cage", "Enforcer", "cage_unavailable"]
+
+Enforcer = Literal["auto", "kernel", "supervisor"]
+"""Who kills at the limit: the kernel where it can (auto), the kernel or nobody, or a polling supervisor."""
 
 # The child enters the group before it becomes the program: not one byte is charged elsewhere.
 _ENTER = 'echo $$ > "$0/cgroup.procs" || exit 125; exec "$@"'
@@ -73,7 +76,7 @@ class Cage:
         limit_bytes: int | str,
         *,
         name: str = "cage",
-        by: Literal["auto", "kernel", "supervisor"] = "auto",
+        by: Enforcer = "auto",
     ) -> None:
         self.limit_bytes = _above_zero(limit_bytes)
         self.name = "".join(letter if letter.isalnum() else "-" for letter in name)
@@ -98,6 +101,8 @@ class Cage:
         else:
             self._wall = Supervisor(self.limit_bytes)
         self.kind = self._wall.kind
+        if self._by == "auto" and reason is not None:
+            self.kind += f", since the kernel cannot: {reason}"
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 import memguard
 from memguard import __main__ as command_line
+from memguard.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,11 +53,40 @@ def test_options_reach_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [["--help", "--seconds", "5"]]
 
 
+def _failing(error: BaseException) -> Callable[[Sequence[str]], int]:
+    def run(rest: Sequence[str]) -> int:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (MissingExtra("the demo", "demo"), 2, "memguard demo: the demo needs an optional package: pip install"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_expected_ends_are_no_tracebacks(
+    error: BaseException,
+    status: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What a command says on purpose reaches the operator in a line, with a status of its own."""
+    monkeypatch.setitem(command_line._COMMANDS, "demo", (_failing(error), ""))
+    assert command_line.main(["demo"]) == status
+    shown = capsys.readouterr()
+    assert shown.err.startswith(words)
+    assert "Traceback" not in shown.err
+
+
 def test_as_a_module() -> None:
     """`python -m memguard` is the same program, and asking for its version loads no command."""
-    code = "import sys, memguard.__main__; print([name for name in sys.modules if name.startswith('memguard.')])"
+    code = "import sys, memguard.__main__; print(sorted(name for name in sys.modules if name.startswith('memguard.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "['memguard.__main__']"
+    assert done.stdout.strip() == "['memguard.__main__', 'memguard.errors']"
     done = subprocess.run(
         [sys.executable, "-m", "memguard", "--version"], capture_output=True, text=True, timeout=60, check=True
     )

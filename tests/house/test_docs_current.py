@@ -11,7 +11,8 @@ from pathlib import Path
 from memguard.rules import Rules
 from memguard.telemetry import EVENTS
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
 
 
 def test_reference_is_current() -> None:
@@ -47,3 +48,19 @@ def test_decisions_are_listed() -> None:
         assert re.match(rf"# {path.name[:4]}: \S", text), f"{path.name}: title"
         for part in ("## Question", "## Evidence", "## Decision", "## Consequences"):
             assert part in text, f"{path.name}: {part}"
+
+
+def test_every_block_is_run() -> None:
+    """`make check` collects each `python` block of README.md and docs/: no page's code is shown without being run."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "README.md", "docs"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    pages = [ROOT / "README.md", *DOCS.rglob("*.md")]
+    shown = sum(len(re.findall(r"^```python$", page.read_text(), re.MULTILINE)) for page in pages)
+    assert shown > 0
+    assert re.search(rf"^{shown} tests? collected", done.stdout, re.MULTILINE), done.stdout
