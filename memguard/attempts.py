@@ -32,7 +32,7 @@ def measured(
     began_at = clock()
     try:
         before = look()
-    except (OSError, ValueError) as failure:
+    except Exception as failure:  # noqa: BLE001 - a probe may be anybody's
         return Relief(
             name=name, at=began_at, wanted_bytes=wanted_bytes, claimed_bytes=None, before_bytes=0, after_bytes=0,
             cost_s=0.0, error=f"not tried, since memory can't be read: {failure}",
@@ -44,7 +44,7 @@ def measured(
         error = f"{type(failure).__name__}: {failure}"
     try:
         after = look()
-    except (OSError, ValueError) as failure:
+    except Exception as failure:  # noqa: BLE001 - as above
         error = error or f"not measured: {failure}"
     ended_at = clock()
     return Relief(
@@ -60,18 +60,23 @@ def _count(claim: object) -> int | None:
     return None
 
 
+def _still_running() -> None:
+    raise RuntimeError("not tried: an earlier attempt, given up as overdue, is still running")
+
+
 class _Hand:
-    """One thread that carries out one attempt after another."""
+    """One thread that carries out one attempt after another; ``busy`` names whose attempt it is, "" when idle."""
 
     def __init__(self, done: Callable[[_Hand, Relief], None]) -> None:
         self._bell = Bell()
         self._done = done
         self._work: Callable[[], Relief] | None = None
         self.dismissed = False
+        self.busy = ""
         self.thread = start_thread(self._run, "memguard-relieve")
 
-    def take(self, work: Callable[[], Relief]) -> None:
-        self._work = work
+    def take(self, name: str, work: Callable[[], Relief]) -> None:
+        self.busy, self._work = name, work
         self._bell.ring()
 
     def dismiss(self) -> None:
@@ -83,7 +88,9 @@ class _Hand:
             self._bell.wait(3600.0)
             work, self._work = self._work, None
             if work is not None:
-                self._done(self, work())
+                relief = work()
+                self.busy = ""
+                self._done(self, relief)
 
 
 class Attempts:
@@ -99,7 +106,7 @@ class Attempts:
         self._clock = clock
         self._notify = notify
         self._hand: _Hand | None = None
-        self._lost = 0
+        self._lost: list[_Hand] = []
         self.inline = inline
         self.ended: deque[Relief] = deque()
         self.step: Step | None = None
@@ -107,42 +114,55 @@ class Attempts:
     def begin(self, step: Step, work: Callable[[], int | None], *, prompt: bool = False) -> None:
         """Start an attempt; its relief appears in ``ended`` and the notifier is called.
 
-        A ``prompt`` one is carried out at once, in the caller's thread: handing over costs a turn for the GIL.
+        A ``prompt`` one is carried out at once, in the caller's thread: handing over costs a turn for the GIL. Nobody is
+        asked again while an attempt of his that was given up is still running.
         """
         look = self._meter()  # the same measure before and after, even if another binds meanwhile
 
         def carry_out() -> Relief:
             return measured(work, name=step.name, wanted_bytes=step.wanted_bytes, look=look, clock=self._clock)
 
+        self._give_up()
+        self._lost = [hand for hand in self._lost if hand.busy]
+        if len(self._lost) >= _LOST_AT_MOST or any(hand.busy == step.name for hand in self._lost):
+            work, prompt = _still_running, True
         self.step = step
-        if not self.inline and not prompt and self._lost < _LOST_AT_MOST:
-            try:
-                self._hand = self._hand or _Hand(self._returned)
-            except RuntimeError:  # no thread to be had: better late looks than no relief
-                self._hand = None
-            if self._hand is not None:
-                self._hand.take(carry_out)
-                return
-        self.ended.append(carry_out())
-        self.step = None
+        if not self.inline and not prompt and (hand := self._ready()) is not None:
+            hand.take(step.name, carry_out)
+            return
+        try:
+            self.ended.append(carry_out())
+        finally:
+            self.step = None
+
+    def _ready(self) -> _Hand | None:
+        try:
+            self._hand = self._hand or _Hand(self._returned)
+        except RuntimeError:  # no thread to be had: better late looks than no relief
+            return None
+        return self._hand
 
     def _returned(self, hand: _Hand, relief: Relief) -> None:
         self.ended.append(relief)
         if hand is self._hand:
             self.step = None
-        else:
-            self._lost -= 1
         self._notify()
 
     def overdue(self, at: float) -> Step | None:
         """Give up on the attempt under way when its time is over, and name it; the thread is left to finish."""
         step, hand = self.step, self._hand
-        if step is None or hand is None or at < step.until:
+        if step is None or hand is None or not hand.busy or at < step.until:
             return None
-        self._hand, self.step = None, None
-        self._lost += 1
-        hand.dismiss()
+        self._give_up()
         return step
+
+    def _give_up(self) -> None:
+        """Leave a hand that is still at work to itself."""
+        hand, self.step = self._hand, None
+        if hand is not None and hand.busy:
+            self._hand = None
+            self._lost.append(hand)
+            hand.dismiss()
 
     def stop(self, timeout_s: float) -> None:
         """Dismiss the thread and wait for it, at most so long."""
@@ -150,8 +170,10 @@ class Attempts:
         if hand is not None:
             hand.dismiss()
             hand.thread.join(timeout_s)
+            self._lost.append(hand)
+        self.ended.clear()
 
     def forget(self) -> None:
         """In a forked child: the threads are gone, and so is what they were doing."""
-        self._hand, self.step, self._lost = None, None, 0
+        self._hand, self.step, self._lost = None, None, []
         self.ended.clear()

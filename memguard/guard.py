@@ -7,6 +7,7 @@ import os
 import threading  # noqa: F401 - its fork hook has to be registered before ours
 import time
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from memguard import roster as rosters
@@ -14,10 +15,7 @@ from memguard._core.stimuli import Asked, Relieved
 from memguard.admission import Gate, Ticket
 from memguard.attempts import Attempts, measured
 from memguard.errors import AlreadyGuarding, MemguardError
-from memguard.explaining import explained
 from memguard.model import Event, Level
-from memguard.reclaimers.caches import adapter_for
-from memguard.reclaimers.callback import Callback
 from memguard.reclaimers.collect import Collect, GcWatch
 from memguard.reclaimers.gc_policy import GcPolicy
 from memguard.reclaimers.trim import Trim
@@ -138,7 +136,7 @@ class Guard:
         self._teller.start()
         self._sight.find(self._clock(), anew=True)
         self._gc_watch.start()
-        self._enforce(self._policies or _default_policies(self.rules))
+        self._watch.enforce(self._policies or _default_policies(self.rules))
         _running.add(self)
         self._tell("guard.started", f"guarding with mode {self.rules.mode!r}")
         self._thread = start_thread(self._run, "memguard")
@@ -157,10 +155,8 @@ class Guard:
                 self._fault(error)
 
     def _fault(self, error: BaseException) -> None:
-        try:
+        with suppress(MemoryError):  # not even room for the words
             self._tell("guard.fault", f"a tick failed: {type(error).__name__}: {error}")
-        except MemoryError:  # not even room for the words
-            return
 
     def _ring(self) -> None:
         self._bell.ring()
@@ -183,7 +179,7 @@ class Guard:
             return
         own = not thread.join(_STOP_S)
         self._attempts.stop(_STOP_S if not own else 0.0)
-        self._enforce(())
+        self._watch.enforce(())
         self._gc_watch.stop()
         _running.discard(self)
         if self.roster.owner is not None and self.roster.owner() is self:
@@ -264,6 +260,8 @@ class Guard:
 
     def explain(self) -> str:
         """The limits and where they came from, every rule and where its value came from, who holds what."""
+        from memguard.explaining import explained  # noqa: PLC0415 - as in cache()
+
         return explained(self.limits, self._sight.notes, self.rules, self.holders())
 
     # --- holders ------------------------------------------------------------------------------------------------
@@ -276,6 +274,9 @@ class Guard:
         To register is to say that its entries can be made again: they are dropped without asking. The object is
         held weakly where Python allows it (a plain dict is not). See ``adapter_for`` for costs and levels.
         """
+        # Not at the top: a guard with nothing registered does not pay for it in memory.
+        from memguard.reclaimers.caches import adapter_for  # noqa: PLC0415
+
         adapter, held = adapter_for(obj, name=name, cost=cost, at=at, lock=lock)  # type: ignore[arg-type]
         return self.roster.add(adapter, held=held)
 
@@ -292,6 +293,8 @@ class Guard:
 
         It runs on a thread of its own, may say how many it released, and is measured whatever it says.
         """
+        from memguard.reclaimers.callback import Callback  # noqa: PLC0415 - as in cache()
+
         callback = Callback(name, reclaim, size=size, cost=cost, at=at)
         return self.roster.add(callback, held=callback.held)
 
@@ -302,21 +305,11 @@ class Guard:
         def close() -> None:
             self._policies = tuple(known for known in self._policies if known is not policy)
             if self.running:
-                self._enforce(self._policies or _default_policies(self.rules))
+                self._watch.enforce(self._policies or _default_policies(self.rules))
 
         if self.running:
-            self._enforce(self._policies)
+            self._watch.enforce(self._policies)
         return rosters.Handle(repr(policy), close=close, alive=lambda: policy in self._policies)
-
-    def _enforce(self, policies: tuple[GcDecider, ...]) -> None:
-        """Bring these GC policies into force and end those that were."""
-        old, self._watch.policies = self._watch.policies, policies
-        for policy in old:
-            if policy not in policies:
-                _bracket(policy, "stop")
-        for policy in policies:
-            if policy not in old:
-                _bracket(policy, "start")
 
     # --- acting -------------------------------------------------------------------------------------------------
 
@@ -389,12 +382,6 @@ class Guard:
     def __repr__(self) -> str:
         state = self.snapshot
         return f"<Guard {'running' if self.running else 'stopped'} {state.level.name} pressure={state.pressure:.2f}>"
-
-
-def _bracket(policy: GcDecider, edge: str) -> None:
-    hook = getattr(policy, edge, None)
-    if hook is not None:
-        hook()
 
 
 def _default_policies(rules: Rules) -> tuple[GcDecider, ...]:

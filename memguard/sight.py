@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from memguard._core.stimuli import Looked
 from memguard.errors import LimitNotFound, RulesError
 from memguard.model import Event, Level, Limit
+from memguard.probes.children import ChildrenProbe
 from memguard.probes.gauges import Gauge, close_gauges, open_gauges, refresh_gauges
 from memguard.probes.limits import find_limits
-from memguard.probes.procfs import TreeProbe
 from memguard.probes.vitals import VitalsReader
 from memguard.units import format_bytes, parse_bytes
 
@@ -41,6 +41,7 @@ class Sight:
         self._limits: tuple[Limit, ...] | None = None
         self._gauges: tuple[Gauge, ...] = ()
         self._vitals = VitalsReader()
+        self._children_bytes: int | None = None
         self.binding: Limit | None = None
 
     @property
@@ -99,6 +100,8 @@ class Sight:
     def find(self, at: float, *, anew: bool = False) -> None:
         """Search for the limits again and open gauges for them if they changed (or ``anew``)."""
         limits = tuple(self._source())
+        if self._probe is None and os.path.exists("/proc/self/statm"):  # noqa: PTH110 - pathlib is slower
+            self._children_bytes = ChildrenProbe().read()
         for note in getattr(self._source, "notes", ()):
             self._note(at, note)
         if limits == self._limits and not anew and len(self._gauges) >= len(limits):
@@ -114,7 +117,8 @@ class Sight:
             )
             close_gauges(old)
         self._limits = limits
-        self._vitals = VitalsReader(limits)
+        group, version = getattr(self._source, "group", None), getattr(self._source, "group_version", None)
+        self._vitals = VitalsReader(limits, group=group, group_version=version)
         if limits != known:
             self._announce(at, limits, first=known is None)
 
@@ -144,8 +148,9 @@ class Sight:
         if self._probe is None:
             for failure in refresh_gauges(self._gauges):
                 self._note(at, failure)
-        trees = (gauge.probe.children_bytes for gauge in self._gauges if isinstance(gauge.probe, TreeProbe))
-        return self._vitals.read(at=at, children_bytes=next(trees, None))
+        trees = (getattr(gauge.probe, "children_bytes", None) for gauge in self._gauges)
+        seen = next((children for children in trees if children is not None), self._children_bytes)
+        return self._vitals.read(at=at, children_bytes=seen)
 
     def close(self) -> None:
         """Give the descriptors back; ``find`` opens them again."""
@@ -160,11 +165,13 @@ class _Found:
     def __init__(self, policy_bytes: int | None, policy_source: str) -> None:
         self._policy = policy_bytes, policy_source
         self.notes: tuple[str, ...] = ()
+        self.group: str | None = None
+        self.group_version: int | None = None
 
     def __call__(self) -> tuple[Limit, ...]:
         policy_bytes, policy_source = self._policy
         findings = find_limits(environ=os.environ, policy_bytes=policy_bytes, policy_source=policy_source)
-        self.notes = findings.notes
+        self.notes, self.group, self.group_version = findings.notes, findings.group, findings.group_version
         return findings.limits
 
 

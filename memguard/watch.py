@@ -85,6 +85,7 @@ class Watch:
         self._sleep_s = rules.pace_max_s
         self._wake_at: float | None = None
         self._slow_at = self._find_at = self._policy_at = 0.0
+        self._anew = False
         self._refusals_told = 0
         self._vitals: Vitals | None = None
         self._holders: tuple[Holder, ...] = ()
@@ -170,6 +171,7 @@ class Watch:
         try:
             look = self._sight.look(now)
         except (OSError, ValueError, MemoryError) as error:
+            self._anew = True  # a descriptor may be gone: open them again at the next slow look
             self._feed(Failed(at=now, error=f"{type(error).__name__}: {error}"))
             return
         state = self._state
@@ -247,6 +249,14 @@ class Watch:
             self._freed(relief.bought_bytes)
         self._feed(Relieved(at=relief.at, relief=relief))
 
+    def enforce(self, policies: tuple[GcDecider, ...]) -> None:
+        """Bring these GC policies into force and end those that were."""
+        old, self.policies = self.policies, policies
+        for edge, changed, others in (("stop", old, policies), ("start", policies, old)):
+            for policy in changed:
+                if policy not in others and hasattr(policy, edge):
+                    getattr(policy, edge)()
+
     def _ask_policies(self, now: float) -> None:
         self._policy_at = now + _POLICY_S
         stats = self._gc_stats()
@@ -262,10 +272,14 @@ class Watch:
 
     def _slow(self, now: float) -> None:
         self._slow_at = now + self._rules.slow_s
-        if now >= self._find_at:
-            self._find_at = now + self._rules.limit_refresh_s
-            self._sight.find(now)
-        self._vitals = self._sight.refresh(now)
+        try:
+            if now >= self._find_at or self._anew:
+                self._find_at = now + self._rules.limit_refresh_s
+                self._sight.find(now, anew=self._anew)
+                self._anew = False
+            self._vitals = self._sight.refresh(now)
+        except Exception as error:  # noqa: BLE001 - a limit source may be anybody's; what was known still holds
+            self._tell_once(now, "guard.fault", f"the slow look failed: {type(error).__name__}: {error}")
         self._holders = self.holders()
 
     def holders(self) -> tuple[Holder, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,8 +12,9 @@ __all__ = ["Growth", "observe", "pace_s", "rebase", "time_to_limit_s"]
 
 # The fastest growth seen is forgotten by half in this time: bursts come in trains a few seconds apart.
 _BURST_HALF_LIFE_S = 2.0
-# Growth for the forecast is averaged over about this time: long enough to see past one request.
-_TREND_S = 30.0
+# Growth for the forecast is averaged over about 30 s, a half-life of 30 ln 2: long enough to see past one request.
+# As a power, since the module math and its library take 0.1 MiB.
+_TREND_HALF_LIFE_S = 20.8
 # A forecast beyond this says nothing about today.
 _FAR_S = 7 * 86400.0
 # Over shorter intervals one arena (1 MiB) looks like hundreds of MB/s: keep the older anchor until this has passed.
@@ -43,7 +43,7 @@ def observe(growth: Growth, at: float, used_bytes: int, source: str, *, relievin
     burst = growth.burst * 0.5 ** (elapsed / _BURST_HALF_LIFE_S)
     if relieving and rate < 0.0:
         rate = growth.trend
-    weight = 1.0 - exp(-elapsed / _TREND_S)
+    weight = 1.0 - 0.5 ** (elapsed / _TREND_HALF_LIFE_S)
     trend = growth.trend + weight * (rate - growth.trend)
     return Growth(at, used_bytes, source, rate if rate > burst else burst, trend)
 

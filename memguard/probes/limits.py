@@ -102,7 +102,7 @@ class _Search:
     def _read(self, path: str) -> bytes:
         try:
             return read_file(self.root, path)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return b""
         except OSError as error:
             self.notes.append(f"{printable(path)} cannot be read: {error.strerror}")
@@ -194,7 +194,7 @@ class _Search:
             path = f"{directory.rstrip('/')}/{name}"
             try:
                 count = read_number(self.root, path)
-            except (FileNotFoundError, NotADirectoryError):
+            except FileNotFoundError:
                 absent += 1
             except OSError as error:
                 self.notes.append(f"{printable(path)} cannot be read: {error.strerror}")

@@ -67,7 +67,7 @@ def _unescaped(field: bytes) -> str:
 
 
 def memory_mounts(mountinfo: bytes) -> tuple[Mount, ...]:
-    """Every visible mount that shows memory groups, in the order mounted; lines that make no sense are skipped.
+    """Every visible mount that shows memory groups; lines that make no sense are skipped.
 
     >>> memory_mounts(b"35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory")
     (Mount(root='/', point='/sys/fs/cgroup/memory', version=1),)
@@ -86,7 +86,6 @@ def memory_mounts(mountinfo: bytes) -> tuple[Mount, ...]:
             version = 1
         root, point = _unescaped(fields[3]), _unescaped(fields[4])
         # The last mount on a point hides the ones below it, of whatever type it is.
-        top.pop(point, None)
         top[point] = Mount(root=root, point=point, version=version) if version else None
     return tuple(mount for mount in top.values() if mount is not None)
 

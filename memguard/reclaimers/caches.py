@@ -323,7 +323,7 @@ class _Dropper:
     def _oldest(self, need: int) -> list[object]:
         if type(self._cache) in _PLAIN and not self._keys and (dropped := self._at_once(need)):
             return dropped
-        dropped = []
+        dropped = list[object]()
         for _ in range(_TRIES):
             if not self._keys and not self._pick(min(need, _KEYS) + self._stuck):
                 break
@@ -347,8 +347,8 @@ class _Dropper:
         [] when an entry raises; what follows then goes one by one.
         """
         try:
-            keys = list(islice(self._cache, min(need, _KEYS)))
-            values = list(map(self._cache.pop, keys, repeat(self._absent)))
+            keys: list[Any] = list(islice(self._cache, min(need, _KEYS)))
+            values: list[Any] = list(map(self._cache.pop, keys, repeat(self._absent)))
         except Exception as error:  # noqa: BLE001 - a key whose __eq__ or __hash__ raises
             self.error = error
             return []

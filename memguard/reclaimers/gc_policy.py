@@ -26,6 +26,10 @@ _STEP_LEAST_BYTES: Final = 4 * MIB
 # Without bytes to go by: so many young collections that were kept from becoming a full one. 100 times CPython's own
 # threshold of 10, at most some 0.8 M (3.13: 2 M) new containers.
 _BOUND_COUNT: Final = 1000
+# What a quiet process allocates between two looks: the guard itself, a timer.
+_QUIET_OBJECTS: Final = 100
+# Multiples of CPython's own wait after which one look without a request is quiet enough.
+_HURRY: Final = 5
 # 3.12 freezes a few hundred objects of its own at start: they are not the application's warm-up.
 _FROZEN_AT_START: Final = 1000
 
@@ -202,40 +206,55 @@ class _Thresholds:
 class IdleGc:
     """A policy that collects fully between requests; made by ``GcPolicy.idle``.
 
-    ``snapshot.running`` says how many requests run. It is due when none does and as many young collections have
-    passed as CPython itself would wait for, or when a bound is reached, idle or not: memory grown by a share of the
-    limit, or, while readings fail, 1000 young collections.
+    It is due when as many young collections have passed as CPython itself would wait for and the process is quiet:
+    between two looks no request ran and next to nothing was allocated, since a look alone may fall between two
+    requests of a burst. At five times as many, a look without a request is enough. Whatever runs, it is due when
+    memory has grown by a share of the limit, or, while readings fail, after 1000 young collections.
     """
 
     def __init__(self, *, growth_ratio: float) -> None:
         self._growth_ratio = growth_ratio
         self._thresholds = _Thresholds()
         self._floor: int | None = None
-        self._seen = -1
+        self._full = -1
+        self._last: tuple[int, int] | None = None
 
     def start(self) -> None:
         """Take automatic full collections out of the requests."""
         self._thresholds.change(last=_NEVER)
-        self._floor = None
+        self._floor = self._last = None
 
     def stop(self) -> None:
         """Put the thresholds back, unless somebody else has changed them since."""
         self._thresholds.restore()
 
     def due(self, snapshot: Snapshot, stats: GcStats, /) -> int | None:
-        """2 when idle with something to do, or past the bound, else None."""
-        pending = gc.get_count()[_FULL]
-        if stats.full_collections != self._seen:
-            self._seen, self._floor = stats.full_collections, None
-        if snapshot.running == 0 and pending > self._thresholds.before[_FULL]:
+        """2 when quiet with something to do, or past the bound, else None."""
+        if stats.full_collections != self._full:
+            self._full, self._floor = stats.full_collections, None
+        young, _, pending = gc.get_count()
+        enough = self._thresholds.before[_FULL]
+        quiet = self._quiet(snapshot.running, stats.collections, young)
+        if pending > enough and (quiet or (snapshot.running == 0 and pending > _HURRY * enough)):
             return _FULL
+        return _FULL if pending and self._past_bound(snapshot, pending) else None
+
+    def _quiet(self, running: int, collections: int, young: int) -> bool:
+        last, self._last = self._last, None if running else (collections, young)
+        return (
+            last is not None
+            and self._last is not None
+            and last[0] == collections
+            and abs(young - last[1]) <= _QUIET_OBJECTS
+        )
+
+    def _past_bound(self, snapshot: Snapshot, pending: int) -> bool:
         if snapshot.reading is None:
-            return _FULL if pending > _BOUND_COUNT else None
+            return pending > _BOUND_COUNT
         used = snapshot.reading.used_bytes
         self._floor = used if self._floor is None else min(used, self._floor)
         whole = self._floor if snapshot.limit is None else snapshot.limit.bytes
-        grown = used - self._floor > max(_STEP_LEAST_BYTES, self._growth_ratio * whole)
-        return _FULL if grown and pending else None
+        return used - self._floor > max(_STEP_LEAST_BYTES, self._growth_ratio * whole)
 
 
 class FreezeGc:

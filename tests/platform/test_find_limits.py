@@ -113,6 +113,17 @@ def test_no_content_makes_a_search_raise(tmp_path_factory: pytest.TempPathFactor
     shutil.rmtree(root)
 
 
+def test_only_mounts_of_memory_groups_are_told() -> None:
+    """Other file systems and other controllers are no mounts of ours, nor is what they are mounted over."""
+    other = (
+        b"31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n33 31 0:30 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"
+    )
+    over = b"60 35 0:60 / /sys/fs/cgroup/memory ro - tmpfs tmpfs ro\n"
+    assert memory_mounts(other) == ()
+    assert [mount.point for mount in memory_mounts(other + MOUNT)] == ["/sys/fs/cgroup/memory"]
+    assert memory_mounts(other + MOUNT + over) == ()
+
+
 @given(st.binary(max_size=400))
 def test_no_line_makes_the_parsers_raise(text: bytes) -> None:
     """Any bytes parse to something: versions 1 and 2 only, and paths that begin at the root."""

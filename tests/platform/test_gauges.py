@@ -274,6 +274,11 @@ def test_psutil_and_statm_agree() -> None:
     assert abs(tree.read() - portable.read()) < 8 * MIB
 
 
+def test_psutil_and_meminfo_agree() -> None:
+    """Both probes of the machine leave page cache out; other processes move the number a little."""
+    assert abs(HostProbe().read() - PortableProbe("host").read()) < psutil.virtual_memory().total // 20
+
+
 def test_the_psutil_probe_turns_its_errors_into_os_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     """No psutil exception leaves the probe."""
 
@@ -299,6 +304,17 @@ def test_a_descriptor_taken_by_somebody_else_is_noticed(tmp_path: Path) -> None:
     assert other == number
     with pytest.raises(OSError, match="taken by another file"):
         kept.check()
+    kept.close()
+    assert os.pread(other, 1, 0) == b"2"
+    os.close(other)
+
+
+def test_closing_leaves_somebody_elses_descriptor_alone(tmp_path: Path) -> None:
+    """The same when close comes first: the number now belongs to another file, which stays open."""
+    root = _plant(tmp_path, {"/one": "1", "/two": "2"})
+    kept = KeptFile(root, "/one")
+    os.close(kept._fd)
+    other = os.open(tmp_path / "two", os.O_RDONLY)
     kept.close()
     assert os.pread(other, 1, 0) == b"2"
     os.close(other)

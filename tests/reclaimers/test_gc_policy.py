@@ -232,11 +232,11 @@ def idle() -> Iterator[IdleGc]:
 
 
 @pytest.fixture
-def pending(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets how many young collections have passed since the last full one."""
+def pending(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets how many young collections have passed since the last full one, and what was allocated since the last."""
 
-    def set_pending(count: int) -> None:
-        monkeypatch.setattr(gc, "get_count", lambda: (0, 0, count))
+    def set_pending(count: int, young: int = 0) -> None:
+        monkeypatch.setattr(gc, "get_count", lambda: (young, 0, count))
 
     return set_pending
 
@@ -259,16 +259,43 @@ def test_idle_keeps_young_collections_and_stops_full_ones(idle: IdleGc) -> None:
     del kept
 
 
-def test_idle_waits_for_the_requests_to_end(idle: IdleGc, pending: Callable[[int], None]) -> None:
-    """Nothing is due while a request runs; a full collection is once none does and there is enough to do."""
-    pending(50)
+def test_idle_waits_for_the_requests_to_end(idle: IdleGc, pending: Callable[..., None]) -> None:
+    """Nothing is due while a request runs; a full collection is once two looks in a row found the process quiet."""
+    pending(20)
+    for at in range(4):
+        assert idle.due(_snapshot(at, 100, running=1), _stats(0)) is None
+    assert idle.due(_snapshot(4, 100, running=0), _stats(0)) is None
+    assert idle.due(_snapshot(5, 100, running=0), _stats(0)) == 2
+
+
+def test_idle_with_nothing_to_do(idle: IdleGc, pending: Callable[..., None]) -> None:
+    """A quiet process is left alone until as many young collections have passed as CPython would wait for."""
+    pending(idle_enough := gc.get_threshold()[1])
+    for at in range(4):
+        assert idle.due(_snapshot(at, 100), _stats(0)) is None
+    pending(idle_enough + 1)
+    assert idle.due(_snapshot(5, 100), _stats(0)) == 2
+
+
+def test_idle_is_not_misled_by_a_gap_between_two_requests(idle: IdleGc, pending: Callable[..., None]) -> None:
+    """Looks that fall between requests see the allocations of those that ran meanwhile: not quiet."""
+    for at in range(10):
+        pending(20, young=300 * (at % 2))
+        assert idle.due(_snapshot(at, 100), _stats(0)) is None
+    for at in range(10, 20):
+        pending(20)
+        stats = GcStats(collections=at, full_collections=0)
+        assert idle.due(_snapshot(at, 100), stats) is None
+
+
+def test_idle_hurries_after_a_while(idle: IdleGc, pending: Callable[..., None]) -> None:
+    """At five times CPython's own wait, one look without a request is enough; with one it is not."""
+    pending(51, young=300)
     assert idle.due(_snapshot(0, 100, running=1), _stats(0)) is None
-    assert idle.due(_snapshot(1, 100, running=0), _stats(0)) == 2
-    pending(3)
-    assert idle.due(_snapshot(2, 100, running=0), _stats(1)) is None
+    assert idle.due(_snapshot(1, 100), _stats(0)) == 2
 
 
-def test_idle_has_a_bound_where_the_service_is_never_idle(idle: IdleGc, pending: Callable[[int], None]) -> None:
+def test_idle_has_a_bound_where_the_service_is_never_idle(idle: IdleGc, pending: Callable[..., None]) -> None:
     """Memory grown by a tenth of the limit since the last collection makes one due under load too, once a tenth.
 
     The memory after a collection is what the next look shows: 170 here.
@@ -283,7 +310,7 @@ def test_idle_has_a_bound_where_the_service_is_never_idle(idle: IdleGc, pending:
     assert due_at == [152, 222]
 
 
-def test_idle_has_a_bound_without_readings(idle: IdleGc, pending: Callable[[int], None]) -> None:
+def test_idle_has_a_bound_without_readings(idle: IdleGc, pending: Callable[..., None]) -> None:
     """While readings fail, a thousand young collections are the bound."""
     pending(999)
     assert idle.due(_snapshot(0, None, running=3), _stats(0)) is None
@@ -291,7 +318,7 @@ def test_idle_has_a_bound_without_readings(idle: IdleGc, pending: Callable[[int]
     assert idle.due(_snapshot(1, None, running=3), _stats(0)) == 2
 
 
-def test_idle_without_a_limit(idle: IdleGc, pending: Callable[[int], None]) -> None:
+def test_idle_without_a_limit(idle: IdleGc, pending: Callable[..., None]) -> None:
     """Without a limit the bound is a share of what is used."""
     pending(50)
     assert idle.due(_snapshot(0, 100, running=3, limit=None), _stats(0)) is None
