@@ -24,7 +24,7 @@ from memguard.sight import Sight, limits_from
 from memguard.sinks.log import LogSink
 from memguard.telling import Teller
 from memguard.threads import Bell, Running, new_lock, start_thread
-from memguard.watch import COLLECT, Watch
+from memguard.watch import COLLECT, Watch, forward_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,8 +81,8 @@ class Guard:
     ) -> None:
         self.rules = Rules.resolve(os.environ, overrides, base=rules)
         self.roster = rosters.DEFAULT if roster is None else roster
-        self._clock = clock or time.monotonic
-        self._teller = Teller((LogSink(), *sinks))
+        self._clock = time.monotonic if clock is None else forward_only(clock)
+        self._teller = Teller((LogSink(), *sinks), inline=clock is not None)
         self._gc_watch = GcWatch(clock=self._clock)
         self._gate = Gate(rules=self.rules, view=lambda: self._watch.snapshot, clock=self._clock)
         source = limits_from(limit, self.rules, probed=probe is not None)
@@ -91,7 +91,7 @@ class Guard:
         self._attempts = Attempts(
             meter=self._sight.meter, clock=self._clock, inline=clock is not None, notify=self._ring
         )
-        self._trim, self._collect = Trim(), Collect()
+        self._trim, self._collect = self._settlers()
         self._watch = Watch(
             rules=self.rules,
             roster=self.roster,
@@ -107,8 +107,11 @@ class Guard:
         self._policies: tuple[GcDecider, ...] = ()
         self._thread: Running | None = None
         self._stopping = False
-        self._lock = new_lock()
+        self._lock, self._hand_lock = new_lock(), new_lock()
         self._sight.find(self._clock())
+
+    def _settlers(self) -> tuple[Trim, Collect]:
+        return Trim(), Collect()
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -120,7 +123,9 @@ class Guard:
         """
         with self._lock:
             if self._thread is not None:
-                raise AlreadyGuarding("this guard runs already: start() once, or use one `with guard:` block")
+                raise AlreadyGuarding(
+                    "this guard runs already, or is just being stopped: start() once, or use one `with guard:` block"
+                )
             owner = self.roster.owner() if self.roster.owner is not None else None
             if owner is not None and owner is not self:
                 raise AlreadyGuarding(
@@ -128,31 +133,38 @@ class Guard:
                     "(Guard(roster=memguard.Roster()))"
                 )
             self.roster.owner = weakref.ref(self)
-            self._begin()
+            try:
+                self._begin()
+            except BaseException:  # no thread to be had, a GC policy that raises
+                self._put_back()
+                raise
         return self
 
     def _begin(self) -> None:
-        self._stopping = False
+        self._bell = bell = Bell()
+        self._attempts.inline = self._teller.inline = False
         self._teller.start()
         self._sight.find(self._clock(), anew=True)
         self._gc_watch.start()
         self._watch.enforce(self._policies or _default_policies(self.rules))
         _running.add(self)
         self._tell("guard.started", f"guarding with mode {self.rules.mode!r}")
-        self._thread = start_thread(self._run, "memguard")
+        self._thread = start_thread(lambda: self._run(bell), "memguard")
 
-    def _run(self) -> None:
+    def _run(self, bell: Bell) -> None:
         sleep_s = 0.0
         while True:
-            if self._bell.wait(sleep_s) or sleep_s == 0.0:
+            if bell.wait(sleep_s) or sleep_s == 0.0:
                 self._watch.rung()
-            if self._stopping:
-                return
+            if self._bell is not bell:  # stopped, perhaps started anew since
+                break
             try:
                 sleep_s = self._watch.tick()
             except BaseException as error:  # noqa: BLE001 - whatever happens, the thread goes on
                 sleep_s = _FAULT_S
                 self._fault(error)
+        if self._thread is None:  # it was stopped from inside a tick
+            self._watch.reset()
 
     def _fault(self, error: BaseException) -> None:
         with suppress(MemoryError):  # not even room for the words
@@ -166,33 +178,42 @@ class Guard:
 
         For hosts that bring their own loop, and for simulations. A started guard does this by itself.
         """
+        self._teller.start()
         return self._watch.tick()
 
     def stop(self) -> None:
         """Stop the thread and put back everything that was changed; twice is fine, its own threads may call it."""
         with self._lock:
-            thread, self._thread = self._thread, None
+            thread, bell = self._thread, self._bell
+            if self._stopping:  # somebody else is at it
+                return
             self._stopping = True
-        self._bell.ring()
-        if thread is None:
+            self._bell = Bell()
+        bell.ring()
+        try:
+            if thread is not None:
+                ended = thread.join(_STOP_S)
+                self._attempts.stop(_STOP_S if ended else 0.0)
+                self._put_back()
+                self._tell("guard.stopped", "the guard has stopped")
+            self._teller.stop(_STOP_S)
             self._sight.close()
-            return
-        own = not thread.join(_STOP_S)
-        self._attempts.stop(_STOP_S if not own else 0.0)
+            self._watch.reset()
+        finally:
+            self._thread, self._stopping = None, False
+
+    def _put_back(self) -> None:
         self._watch.enforce(())
         self._gc_watch.stop()
         _running.discard(self)
         if self.roster.owner is not None and self.roster.owner() is self:
             self.roster.owner = None
-        self._tell("guard.stopped", "the guard has stopped")
-        self._teller.stop(_STOP_S)
-        self._sight.close()
-        self._watch.reset()
 
     def _after_fork(self) -> None:
         """In the child: threads are gone, locks may be held for ever, /proc/self is the parent's."""
-        self._lock, self._bell = new_lock(), Bell()
-        self._thread = None
+        self._lock, self._hand_lock = new_lock(), new_lock()
+        self._thread, self._stopping = None, False
+        self._teller.forget()
         self.roster.forget()
         self._gate.forget()
         self._attempts.forget()
@@ -202,7 +223,7 @@ class Guard:
     @property
     def running(self) -> bool:
         """Whether the background thread runs."""
-        return self._thread is not None
+        return self._thread is not None and not self._stopping
 
     def __enter__(self) -> Self:
         self.start()
@@ -353,13 +374,17 @@ class Guard:
         return self._watch.last_incident
 
     def _relieve_inline(self, asked: Asked) -> Incident:
-        with self._lock:
-            inline, self._attempts.inline = self._attempts.inline, True
-            try:
-                return self._watch.relieve(asked)
-            finally:
-                self._attempts.inline = inline
+        if not self._hand_lock.acquire(timeout=_ASK_S):
+            raise MemguardError("another relieve() is under way: wait for it, or start() the guard")
+        own_loop, inline = self.snapshot.reading is not None, self._attempts.inline
+        self._attempts.inline = True
+        try:
+            return self._watch.relieve(asked)
+        finally:
+            self._attempts.inline = inline
+            if not own_loop:
                 self._watch.reset()
+            self._hand_lock.release()
 
     def collect(self, generation: int = 2) -> Relief:
         """Run a garbage collection now, in this thread, and measure what it bought."""

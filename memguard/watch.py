@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from memguard.rules import Rules
     from memguard.sight import Sight
 
-__all__ = ["COLLECT", "Watch"]
+__all__ = ["COLLECT", "Watch", "forward_only"]
 
 COLLECT = "collect"
 """The name of the reclaimer that runs a collection; GC policies speak of it."""
@@ -50,6 +50,22 @@ _POLICY_S = 0.25
 _INCIDENTS_KEPT = 32
 # A reclaimer that took longer last time gets a thread of its own, so that looking goes on meanwhile.
 _PROMPT_S = 0.05
+
+
+def forward_only(clock: Clock) -> Clock:
+    """A clock that never runs backwards: where ``clock`` does, it stands still, then goes on from there."""
+    last, lead = clock(), 0.0
+
+    def now() -> float:
+        nonlocal last, lead
+        at = clock() + lead
+        if at < last:
+            lead += last - at
+            at = last
+        last = at
+        return at
+
+    return now
 
 
 class Watch:
@@ -220,6 +236,7 @@ class Watch:
     def _begin(self, step: Step) -> None:
         reclaimer = self._find(step.name)
         prompt = getattr(reclaimer, "prompt", False) and self._state.patience_of(step.name).cost_s < _PROMPT_S
+        self._publish()  # requests see the level before the attempt, however long it takes
         generation, run = step.generation, getattr(reclaimer, "run", None)
         if reclaimer is None:
             self._attempts.begin(step, lambda: 0)  # it signed off since the survey: an attempt that buys nothing
@@ -255,7 +272,14 @@ class Watch:
         for edge, changed, others in (("stop", old, policies), ("start", policies, old)):
             for policy in changed:
                 if policy not in others and hasattr(policy, edge):
-                    getattr(policy, edge)()
+                    self._bracket(policy, edge)
+
+    def _bracket(self, policy: GcDecider, edge: str) -> None:
+        try:
+            getattr(policy, edge)()
+        except Exception as error:  # noqa: BLE001 - a policy may be anybody's, and the others have to be stopped too
+            text = f"GC policy {policy!r} failed to {edge}: {type(error).__name__}: {error}"
+            self._tell(Event(at=self._clock(), name="guard.fault", text=text))
 
     def _ask_policies(self, now: float) -> None:
         self._policy_at = now + _POLICY_S

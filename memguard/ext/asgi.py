@@ -86,7 +86,7 @@ class MemguardMiddleware:
             return True
         # Mounted below a prefix, or behind a proxy that keeps it, the path begins with root_path (ASGI 3, HTTP scope).
         root = scope.get("root_path") or ""
-        return root != "" and path.startswith(root) and path[len(root) :] in self.exempt
+        return path.startswith(root) and path[len(root) :] in self.exempt
 
 
 class _Exchange:

@@ -97,7 +97,7 @@ cache = OrderedDict((number, b"x" * 100_000) for number in range(1500))
 guard.cache(cache, name="answers")
 print("ready", flush=True)
 shrunk = until(lambda: len(cache) < 1450, 15)
-calm = until(lambda: guard.level < Level.WARNING, 10)
+calm = until(lambda: guard.snapshot.limit.bytes == 190 << 20 and guard.level < Level.WARNING, 10)
 say(shrunk=shrunk, calm=calm, limit=guard.snapshot.limit.bytes)
 """
 
