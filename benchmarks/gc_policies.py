@@ -255,7 +255,7 @@ def compare(load: str, rounds: int) -> tuple[dict[str, str], bool]:
     )
     others = [key for key in middle["bare"] if key not in {measure, "heap"}]
     row = {
-        "policy": load,
+        "load": load,
         "measure": measure,
         **{mode: f"{middle[mode][measure]:.1f}" for mode in MODES},
         "policy ÷ bare": f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
@@ -292,9 +292,9 @@ def main() -> int:
             title="GC policies, each on its own kind of load",
             rows=rows,
             method=[
-                f"`benchmarks/gc_policies.py`: medians of {arguments.rounds} rounds, bare, guarded and policy interleaved, each "
-                "run a process of its own. *guarded* is a guard with a policy that never asks. Less is better in every "
-                "measure.",
+                f"`benchmarks/gc_policies.py`: medians of {arguments.rounds} rounds, bare, guarded and policy",
+                "interleaved, each run a process of its own. *guarded* is a guard with a policy that never asks. Less",
+                "is better in every measure.",
                 "",
                 *loads,
             ],

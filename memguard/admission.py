@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, Self
 
 from memguard._core.ledger import Ledger
@@ -46,9 +47,9 @@ class Ticket:
         self._gate = gate
         self._key = key
         self._wait_s = 0.0
-        self.bytes = bytes_
-        self.kind = kind
-        self.label = label
+        self.bytes: int | None = bytes_
+        self.kind: str = kind
+        self.label: str = label
         self.outcome: Outcome | None = None
 
     def close(self, outcome: Outcome = "done") -> None:
@@ -100,8 +101,7 @@ class Gate:
         self._open: dict[int, Ticket] = {}
         self._closed: deque[tuple[float, str]] = deque(maxlen=_CLOSED_KEPT)
         self._waiting: deque[Callable[[], None]] = deque()
-        self._refusals = itertools.count()
-        self.refusals = 0
+        self.refusals: int = 0
 
     @property
     def promised_bytes(self) -> int:
@@ -154,10 +154,8 @@ class Gate:
         while (left_s := deadline - self._clock()) > 0.0:
             woken = asyncio.Event()
             self._waiting.append(lambda woken=woken: _call(loop.call_soon_threadsafe, woken.set))  # type: ignore[misc]
-            try:
+            with suppress(TimeoutError):  # room that came without a ring counts too
                 await asyncio.wait_for(woken.wait(), left_s)
-            except TimeoutError:
-                break
             if self._enter(ticket):
                 return
         raise self.refusal(ticket)
@@ -183,7 +181,8 @@ class Gate:
 
     def refusal(self, ticket: Ticket) -> AdmissionRefused:
         """Count a refusal and say why, with numbers."""
-        self.refusals = next(self._refusals) + 1
+        with self._lock:  # two at once must not count as one
+            self.refusals += 1
         snapshot, wanted = self._view(), ticket.bytes
         retry_s = self._rules.dwell_s
         what = "admission" if wanted is None else f"admission of {format_bytes(wanted)}"

@@ -114,8 +114,8 @@ class Attempts:
     def begin(self, step: Step, work: Callable[[], int | None], *, prompt: bool = False) -> None:
         """Start an attempt; its relief appears in ``ended`` and the notifier is called.
 
-        A ``prompt`` one is carried out at once, in the caller's thread: handing over costs a turn for the GIL. Nobody is
-        asked again while an attempt of his that was given up is still running.
+        A ``prompt`` one is carried out at once, in the caller's thread: handing over costs a turn for the GIL.
+        Nobody is asked again while an attempt of his that was given up is still running.
         """
         look = self._meter()  # the same measure before and after, even if another binds meanwhile
 

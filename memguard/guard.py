@@ -79,8 +79,8 @@ class Guard:
         clock: Clock | None = None,
         **overrides: object,
     ) -> None:
-        self.rules = Rules.resolve(os.environ, overrides, base=rules)
-        self.roster = rosters.DEFAULT if roster is None else roster
+        self.rules: Rules = Rules.resolve(os.environ, overrides, base=rules)
+        self.roster: Roster = rosters.DEFAULT if roster is None else roster
         self._clock = time.monotonic if clock is None else forward_only(clock)
         self._teller = Teller((LogSink(), *sinks), inline=clock is not None)
         self._gc_watch = GcWatch(clock=self._clock)

@@ -29,8 +29,8 @@ class Handle:
     __slots__ = ("__weakref__", "_alive", "close", "name")
 
     def __init__(self, name: str, *, close: Callable[[], None], alive: Callable[[], bool]) -> None:
-        self.name = name
-        self.close = close
+        self.name: str = name
+        self.close: Callable[[], None] = close
         self._alive = alive
 
     @property

@@ -25,6 +25,8 @@ __all__ = ["Sight", "limits_from"]
 
 # Stands in where nothing limits, so that usage is read all the same.
 _NO_LIMIT = Limit(bytes=1 << 62, kind="policy", source="nothing limits this process")
+# A note with a number in it could be new each time.
+_NOTES_AT_MOST = 100
 
 
 class Sight:
@@ -59,14 +61,14 @@ class Sight:
         worst, bound, used_bytes = -1.0, None, 0
         for gauge in self._gauges:
             used = gauge.probe.read()
-            ratio = used / gauge.limit.bytes
+            ratio = used / max(1, gauge.limit.bytes)  # a group's limit may be set to 0
             if ratio > worst:
                 worst, bound, used_bytes = ratio, gauge, used
         if bound is None:
             raise ValueError("no gauge could be opened; see the events limit.note")
         limit = bound.limit
         self.binding = None if limit is _NO_LIMIT else limit
-        return Looked(at, used_bytes, None if limit is _NO_LIMIT else limit.bytes, bound.probe.source)
+        return Looked(at, used_bytes, None if limit is _NO_LIMIT else max(1, limit.bytes), bound.probe.source)
 
     def meter(self) -> Callable[[], int]:
         """The reading that binds now, to be taken before and after an attempt, whatever binds later."""
@@ -134,7 +136,7 @@ class Sight:
             self._tell(Event(at=at, name="limit.changed", text=f"the limits are now {shown}"))
 
     def _note(self, at: float, text: str) -> None:
-        if text not in self._told:
+        if text not in self._told and len(self._told) < _NOTES_AT_MOST:
             self._told.add(text)
             self._tell(Event(at=at, name="limit.note", text=text))
 
@@ -143,11 +145,21 @@ class Sight:
         """Oddities about the limits, in words."""
         return tuple(sorted(self._told))
 
-    def refresh(self, at: float) -> Vitals:
-        """Look anew at what ticks take from memory (children, page cache), and read the vitals."""
+    def refresh(self, at: float) -> None:
+        """Look anew at what ticks take from memory: children, page cache."""
         if self._probe is None:
             for failure in refresh_gauges(self._gauges):
                 self._note(at, failure)
+
+    def vitals(self, at: float) -> Vitals:
+        """Read the vitals.
+
+        A caller's probe that measures something else than this process may bring ``vitals(at)`` of its own.
+        """
+        own = getattr(self._probe, "vitals", None)
+        if own is not None:
+            vitals: Vitals = own(at)
+            return vitals
         trees = (getattr(gauge.probe, "children_bytes", None) for gauge in self._gauges)
         seen = next((children for children in trees if children is not None), self._children_bytes)
         return self._vitals.read(at=at, children_bytes=seen)
@@ -188,7 +200,7 @@ def limits_from(limit: str | int | Limit | LimitSource | None, rules: Rules, *, 
     if limit is None:
         return lambda: ()
     if isinstance(limit, Limit):
-        return lambda: (limit,)
+        return _alone(limit)
     if limit == "auto":
         return _Found(rules.max_bytes, rules.origins.get("max_bytes", "keyword"))
     if isinstance(limit, (str, int)):
@@ -196,15 +208,17 @@ def limits_from(limit: str | int | Limit | LimitSource | None, rules: Rules, *, 
             amount = parse_bytes(limit)
         except (ValueError, TypeError) as error:
             raise RulesError(f"limit={limit!r} (from keyword) cannot hold: {error}") from None
-        if amount == 0:
-            raise RulesError("limit=0 (from keyword) cannot hold: nothing fits into 0 bytes; None means no limit")
         source = "the keyword limit of Guard()"
-        if probed:
-            policy = Limit(bytes=amount, kind="policy", source=source)
-            return lambda: (policy,)
-        return _Found(amount, source)
+        alone = _alone(Limit(bytes=amount, kind="policy", source=source))
+        return alone if probed else _Found(amount, source)
     if callable(limit):
         if not tuple(limit()):
             raise LimitNotFound(f"{limit!r} found no limit: return at least one, or pass limit=None to only observe")
         return limit
     raise RulesError(f"limit={limit!r} (from keyword) is no limit: write 'auto', '512MiB', a Limit or None")
+
+
+def _alone(limit: Limit) -> LimitSource:
+    if limit.bytes <= 0:
+        raise RulesError(f"limit={limit.bytes} (from keyword) cannot hold: nothing fits into it; None means no limit")
+    return lambda: (limit,)

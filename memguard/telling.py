@@ -37,7 +37,7 @@ class Teller:
         self._started = False
         self._dropped_told = 0
         self.inline = inline
-        self.dropped = 0
+        self.dropped: int = 0
         self.failures: dict[str, int] = {}
 
     def tell(self, event: Event) -> None:
@@ -70,7 +70,9 @@ class Teller:
         self._deliver()
 
     def _deliver(self) -> None:
-        with self._turn:
+        if not self._turn.acquire(blocking=not self.inline):
+            return  # told by a sink that is just being told: its turn comes
+        try:
             while self._queue:
                 event = self._queue.popleft()
                 self._pass_on(event)
@@ -79,15 +81,17 @@ class Teller:
                     self._dropped_told += lost
                     text = f"{lost} events were dropped: the sinks are slower than what happens"
                     self._pass_on(Event(at=event.at, name="events.dropped", text=text, attributes={"count": lost}))
+        finally:
+            self._turn.release()
 
     def _pass_on(self, event: Event) -> None:
         for sink in self._sinks:
             try:
                 sink(event)
-            except Exception as error:  # noqa: BLE001 - a sink may fail in any way
+            except BaseException as error:  # noqa: BLE001 - a sink may fail in any way, SystemExit included
                 self._blame(sink, event, error)
 
-    def _blame(self, culprit: Sink, event: Event, error: Exception) -> None:
+    def _blame(self, culprit: Sink, event: Event, error: BaseException) -> None:
         name = str(getattr(culprit, "name", "") or getattr(culprit, "__qualname__", type(culprit).__qualname__))
         self.failures[name] = self.failures.get(name, 0) + 1
         if self.failures[name] > 1:  # told once; counted always
@@ -98,7 +102,7 @@ class Teller:
             if sink is not culprit:
                 try:
                     sink(notice)
-                except Exception:  # noqa: BLE001, S112 - it will be blamed for its own failures in turn
+                except BaseException:  # noqa: BLE001, S112 - it will be blamed for its own failures in turn
                     continue
 
     def start(self) -> None:

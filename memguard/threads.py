@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Bell", "Running", "new_lock", "start_thread"]
 
+# A lock refuses longer waits than some 292 years, infinity included; whoever waits so long may wake and wait again.
+_LONGEST_S = 86400.0
+
 
 def _native(name: str) -> Any:  # noqa: ANN401 - whatever the module holds under that name
     monkey = sys.modules.get("gevent.monkey")
@@ -46,7 +49,7 @@ class Bell:
 
     def wait(self, timeout_s: float) -> bool:
         """Sleep until rung, at most so long; whether it rang."""
-        return self._lock.acquire(True, timeout_s)  # noqa: FBT003 - positional in C
+        return self._lock.acquire(True, min(timeout_s, _LONGEST_S))  # noqa: FBT003 - positional in C
 
 
 class Running:
@@ -56,7 +59,7 @@ class Running:
 
     def __init__(self, done: Bell, ident: int) -> None:
         self._done = done
-        self.ident = ident
+        self.ident: int = ident
 
     @property
     def own(self) -> bool:

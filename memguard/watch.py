@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memguard._core.forecast import time_to_limit_s
@@ -20,7 +21,7 @@ from memguard._core.stimuli import (
     Starved,
     Surveyed,
 )
-from memguard.model import Event, Holder, Level, Reading, Relief, Snapshot
+from memguard.model import Event, Holder, Incident, Level, Reading, Relief, Snapshot
 from memguard.threads import Bell
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from memguard._core.stimuli import Asked, Step, Stimulus
     from memguard.admission import Gate
     from memguard.attempts import Attempts
-    from memguard.model import GcStats, Incident, Vitals
+    from memguard.model import GcStats, Vitals
     from memguard.ports import Clock, GcDecider, Reclaimer
     from memguard.roster import Roster
     from memguard.rules import Rules
@@ -48,6 +49,8 @@ _ROUNDS = 64
 # Between two questions to the GC policies.
 _POLICY_S = 0.25
 _INCIDENTS_KEPT = 32
+# Texts that are told once; one with a number in it could be new each time.
+_TOLD_AT_MOST = 100
 # A reclaimer that took longer last time gets a thread of its own, so that looking goes on meanwhile.
 _PROMPT_S = 0.05
 
@@ -109,18 +112,21 @@ class Watch:
         self.incidents: deque[Incident] = deque(maxlen=_INCIDENTS_KEPT)
         self.record: Record | None = None
         self._told: set[str] = set()
-        self.snapshot = self._blank()
+        self.snapshot: Snapshot = self._blank()
 
     def _blank(self) -> Snapshot:
         return Snapshot(at=self._clock(), reading=None, limit=None, pressure=0.0, level=Level.OK, forecast=None)
 
     def reset(self) -> None:
         """Forget what was judged: after a stop nothing is refused on the word of an old reading."""
-        patience = self._state.patience
-        self._state = State(patience=patience)
+        if self._state.incident is not None:
+            self.incidents.append(replace(self._state.incident, verdict="not over: the guard was stopped"))
+        self._state = State(patience=self._state.patience)
         self._wake_at = None
         self._slow_at = self._find_at = self._policy_at = 0.0
         self._inbox.clear()
+        while self._askers:
+            self._askers.popleft().ring()
         self.record = None
         self.snapshot = self._blank()
 
@@ -133,8 +139,9 @@ class Watch:
 
     @property
     def last_incident(self) -> Incident:
-        """The incident under way, or else the last one; there must have been one."""
-        return self._state.incident or self.incidents[-1]
+        """The incident under way, or else the last one; an empty one before the first."""
+        last = self.incidents[-1] if self.incidents else None
+        return self._state.incident or last or Incident(opened_at=self._clock(), verdict="nothing was done")
 
     def relieve(self, asked: Asked) -> Incident:
         """Work a relief by hand off, here and now; attempts have to be inline."""
@@ -186,7 +193,7 @@ class Watch:
     def _look(self, now: float) -> None:
         try:
             look = self._sight.look(now)
-        except (OSError, ValueError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001 - a probe may be anybody's
             self._anew = True  # a descriptor may be gone: open them again at the next slow look
             self._feed(Failed(at=now, error=f"{type(error).__name__}: {error}"))
             return
@@ -297,11 +304,15 @@ class Watch:
     def _slow(self, now: float) -> None:
         self._slow_at = now + self._rules.slow_s
         try:
-            if now >= self._find_at or self._anew:
+            search = now >= self._find_at or self._anew
+            if search:
                 self._find_at = now + self._rules.limit_refresh_s
                 self._sight.find(now, anew=self._anew)
                 self._anew = False
-            self._vitals = self._sight.refresh(now)
+            self._sight.refresh(now)
+            # A dozen files, which cost more than the ticks of a second: while all is well, only as often as a search.
+            if search or self._state.stand.level:
+                self._vitals = self._sight.vitals(now)
         except Exception as error:  # noqa: BLE001 - a limit source may be anybody's; what was known still holds
             self._tell_once(now, "guard.fault", f"the slow look failed: {type(error).__name__}: {error}")
         self._holders = self.holders()
@@ -329,7 +340,7 @@ class Watch:
         state, limit = self._state, self._sight.binding
         self.snapshot = Snapshot(
             at=state.at,
-            reading=Reading(at=state.at, used_bytes=state.used_bytes, source=state.growth.source),
+            reading=self._reading(state),
             limit=limit,
             pressure=state.pressure,
             level=state.stand.level,
@@ -344,8 +355,14 @@ class Watch:
         )
         self._gate.wake()
 
+    def _reading(self, state: State) -> Reading | None:
+        if not state.growth.source:
+            return None  # nothing has been read yet
+        at = state.at if state.sight_at is None else state.sight_at
+        return Reading(at=at, used_bytes=state.used_bytes, source=state.growth.source)
+
     def _tell_once(self, at: float, name: str, text: str) -> None:
-        if text not in self._told:
+        if text not in self._told and len(self._told) < _TOLD_AT_MOST:
             self._told.add(text)
             self._tell(Event(at=at, name=name, text=text))
 

@@ -44,11 +44,11 @@ def judge(stand: Stand, pressure: float, at: float, rules: Rules) -> Stand:
     without a break, so that in any window of ``dwell_s`` there is at most one fall, and none after a climb.
     """
     level = stand.level
+    if level is Level.OK and pressure < rules.elevated_ratio:
+        return stand
     if level is not Level.EMERGENCY and pressure >= rules.enter_ratio(Level(level + 1)):
         climbed = next(rung for rung in _DOWNWARD if pressure >= rules.enter_ratio(rung))
         return Stand(climbed, at, None)
-    if level is Level.OK:
-        return stand
     if pressure >= leave_ratio(stand, at, rules):
         return stand if stand.calm_at is None else Stand(level, stand.held_at, None)
     if stand.calm_at is None:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from memguard._core.forecast import Growth
 from memguard._core.ladder import Stand
 from memguard._core.patience import Duty, Patience
+from memguard.model import Event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from memguard._core.stimuli import Action, Step
-    from memguard.model import Event, Incident
+    from memguard.model import Incident
 
-__all__ = ["Account", "Ask", "Decision", "State"]
+__all__ = ["Account", "Ask", "Decision", "State", "event"]
 
 _UNTRIED = Patience()
 
@@ -64,6 +65,7 @@ class State:
     patience: Mapping[str, Patience] = field(default_factory=dict)
     duty: Duty | None = None
     settlers: tuple[str, ...] = ()
+    stallers: frozenset[str] = frozenset()
     sizes: Mapping[str, int | None] = field(default_factory=dict)
     account: Account | None = None
     step: Step | None = None
@@ -91,3 +93,8 @@ class Decision:
     events: tuple[Event, ...] = ()
     sleep_s: float = 0.0
     closed: Incident | None = None
+
+
+def event(at: float, name: str, text: str, /, **attributes: str | float | bool) -> Event:
+    """One event to tell."""
+    return Event(at=at, name=name, text=text, attributes=attributes)

@@ -59,8 +59,8 @@ class Service:
     def __init__(self) -> None:
         self.agents: OrderedDict[str, Agent] = OrderedDict()
         self.answers: OrderedDict[str, bytes] = OrderedDict()
-        self.hits = 0
-        self.misses = 0
+        self.hits: int = 0
+        self.misses: int = 0
         self.retired = 0
 
     def answer(self, key: str, kib: int) -> bytes:

@@ -52,7 +52,7 @@ class MemguardMiddleware:
             raise TypeError(f"exempt={exempt!r} is one path: write it as ({exempt!r},)")
         self.app = app
         self.guard = guard
-        self.exempt = frozenset(exempt)
+        self.exempt: frozenset[str] = frozenset(exempt)
         self._admit = guard.admit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

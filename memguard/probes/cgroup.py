@@ -52,8 +52,8 @@ class CgroupProbe:
         self._exact_above_bytes = exact_above_bytes
         self._usage = KeptFile(root, f"{directory}/{_USAGE[version]}")
         self._stat = KeptFile(root, f"{directory}/memory.stat")
-        self.page_cache_bytes = 0
-        self.source = f"usage of cgroup v{version} {path} without page cache"
+        self.page_cache_bytes: int = 0
+        self.source: str = f"usage of cgroup v{version} {path} without page cache"
 
     def read(self) -> int:
         """Bytes used now; OSError when the group is gone, ValueError when its files make no sense."""

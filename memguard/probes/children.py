@@ -22,7 +22,7 @@ class ChildrenProbe:
         self._closed = False
         self._page_bytes = os.sysconf("SC_PAGE_SIZE")
         self._root = root
-        self.source = "private resident memory of child processes (statm)"
+        self.source: str = "private resident memory of child processes (statm)"
 
     def read(self) -> int:
         """Bytes that the descendants hold now; looks at every one of them."""

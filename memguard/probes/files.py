@@ -71,7 +71,7 @@ class KeptFile:
 
     def __init__(self, root: str, path: str) -> None:
         self._fd = -1
-        self.path = path
+        self.path: str = path
         self._fd = os.open(below(root, path), os.O_RDONLY | os.O_CLOEXEC)
         self._identity = self._stat()
 

@@ -32,8 +32,8 @@ class PortableProbe:
         self._psutil = psutil
         self._usage = usage
         self._process: psutil.Process | None = psutil.Process()
-        self.children_bytes = 0
-        self.source = _SOURCES[usage]
+        self.children_bytes: int = 0
+        self.source: str = _SOURCES[usage]
 
     def _open_process(self) -> psutil.Process:
         if self._process is None:

@@ -36,8 +36,8 @@ class TreeProbe:
         self._page_bytes = os.sysconf("SC_PAGE_SIZE")
         self._children = ChildrenProbe(root=root).read if children is None else children
         self._statm = KeptFile(root, "/proc/self/statm")
-        self.children_bytes = 0
-        self.source = "resident memory of this process and its children (statm)"
+        self.children_bytes: int = 0
+        self.source: str = "resident memory of this process and its children (statm)"
 
     def read(self) -> int:
         """Bytes held now by this process, and by its children when they were last looked at."""
@@ -69,7 +69,7 @@ class MappedProbe:
         self._index = 0 if usage == "address-space" else 5
         self._statm = KeptFile(root, "/proc/self/statm")
         what = "address space" if usage == "address-space" else "private writable mappings"
-        self.source = f"{what} of this process (statm)"
+        self.source: str = f"{what} of this process (statm)"
 
     def read(self) -> int:
         """Bytes mapped now."""
@@ -94,7 +94,7 @@ class HostProbe:
 
     def __init__(self, *, root: str = "/") -> None:
         self._meminfo = KeptFile(root, "/proc/meminfo")
-        self.source = "memory of the whole machine (MemTotal - MemAvailable)"
+        self.source: str = "memory of the whole machine (MemTotal - MemAvailable)"
 
     def read(self) -> int:
         """Bytes that are not available now."""

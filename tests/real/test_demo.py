@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -40,6 +41,10 @@ def by(request: pytest.FixtureRequest) -> Enforcer:
     return cast("Enforcer", request.param)
 
 
+def _parsed(svg: str) -> ET.Element:
+    return ET.fromstring(svg)  # noqa: S314 - our own picture
+
+
 def test_the_short_form_shows_what_it_promises(by: Enforcer, tmp_path: Path) -> None:
     """Bare killed, guarded alive, exit status 0, and all of it on record."""
     command = [sys.executable, "-m", "memguard", "demo", "--seconds", "12", "--limit", "256MiB", "--by", by]
@@ -58,7 +63,7 @@ def test_the_short_form_shows_what_it_promises(by: Enforcer, tmp_path: Path) -> 
     assert "\x1b" not in done.stdout
     assert f"killed by the {by} at second" in done.stdout
     assert "alive after" in done.stdout
-    assert ET.fromstring((tmp_path / "demo.svg").read_text()).tag.endswith("svg")
+    assert _parsed((tmp_path / "demo.svg").read_text()).tag.endswith("svg")
     planned = len((tmp_path / "demo/schedule.jsonl").read_text().splitlines())
     ended = [json.loads(line)["ended"] for line in (tmp_path / "demo/guarded.jsonl").read_text().splitlines()]
     assert len(ended) == planned
@@ -231,7 +236,7 @@ def test_curves_show_both_services_the_limit_and_the_rungs() -> None:
 def test_the_picture_is_sound_svg() -> None:
     """The picture is well-formed, holds both curves with all their points, and marks the death."""
     bare, guarded = _trial(), _guarded()
-    root = ET.fromstring(picture(bare, guarded))
+    root = _parsed(picture(bare, guarded))
     curves_drawn = {
         line.get("class"): len((line.get("points") or "").split()) for line in root.iter() if "polyline" in line.tag
     }
@@ -242,7 +247,6 @@ def test_the_picture_is_sound_svg() -> None:
 
 def test_progress_is_two_lines_in_place_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal the two lines are redrawn in place; elsewhere plain lines without control codes."""
-    import io  # noqa: PLC0415
 
     class Screen(io.StringIO):
         def isatty(self) -> bool:

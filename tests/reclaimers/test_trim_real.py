@@ -91,7 +91,8 @@ def test_preloaded_allocators_are_found_and_trimmed(library: str, package: str, 
     assert found == name
     assert int(full) > 250 << 20
     assert int(trimmed) < 0.2 * int(full)
-    assert int(freed) > 0.5 * int(full)
+    if name != "mimalloc":  # newer ones give back by themselves after 10 ms
+        assert int(freed) > 0.5 * int(full)
 
 
 def test_an_allocator_that_is_only_loaded_is_passed_over() -> None:

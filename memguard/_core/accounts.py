@@ -1,0 +1,113 @@
+"""Accounts: what an attempt released, what of it came back to the kernel, and the verdict on whoever was asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from memguard._core.state import Account, State, event
+from memguard.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from memguard.model import Event, Relief
+    from memguard.rules import Rules
+
+__all__ = ["book", "close_account", "settles"]
+
+
+def book(state: State, relief: Relief, at: float, events: list[Event], rules: Rules) -> State:
+    """Judge the attempt, or leave its account open until those who settle have had their try."""
+    bought, claimed = relief.bought_bytes, relief.claimed_bytes or 0
+    # While the service itself grows, a real relief may measure as nothing: believe so much of the claim.
+    allowance = min(int(state.growth.burst * relief.cost_s), max(0, claimed))
+    owed = claimed - max(0, bought)
+    if settles(state, relief.name):
+        return _settled(state, relief, owed, rules)
+    if owed >= rules.ask_min_bytes and not relief.error and state.account is None and state.settlers:
+        account = Account(
+            name=relief.name,
+            wanted_bytes=relief.wanted_bytes,
+            claimed_bytes=claimed,
+            returned_bytes=max(0, bought),
+            allowance_bytes=allowance,
+            size_bytes=state.sizes.get(relief.name),
+            left=tuple(name for name in state.settlers if name != relief.name),
+        )
+        return replace(state, account=account)
+    size_bytes = state.sizes.get(relief.name)
+    return _verdict(state, relief.name, relief.wanted_bytes, bought, allowance, size_bytes, at, events, rules)
+
+
+def settles(state: State, name: str) -> bool:
+    """Whether this attempt returned to the kernel what another had released."""
+    return state.account is not None and name != state.account.name and name in state.settlers
+
+
+def _settled(state: State, relief: Relief, owed: int, rules: Rules) -> State:
+    """Book what a settler returned to the account that is open, and to whoever opened it."""
+    account = state.account
+    if account is None:
+        return state
+    credit = max(0, relief.bought_bytes)
+    left = account.left
+    if owed >= rules.ask_min_bytes and not left:  # a collection freed into the heap: trim once more
+        left = tuple(name for name in state.settlers if name not in {relief.name, account.name})[:1]
+    patience = {**state.patience, account.name: state.patience_of(account.name).credited(credit)}
+    account = replace(account, returned_bytes=account.returned_bytes + credit, left=left)
+    return replace(state, patience=patience, account=account)
+
+
+def close_account(state: State, at: float, events: list[Event], rules: Rules) -> State:
+    """Judge the open account: everybody who could settle it has tried."""
+    account = state.account
+    if account is None:
+        return state
+    if account.returned_bytes < account.claimed_bytes / 2:
+        text = (
+            f"heap fragmented: {account.name} released {format_bytes(account.claimed_bytes)}, "
+            f"{format_bytes(account.returned_bytes)} came back to the system"
+        )
+        events.append(event(at, "relief.fragmented", text, name=account.name, claimed_bytes=account.claimed_bytes))
+    state = replace(state, account=None)
+    return _verdict(
+        state,
+        account.name,
+        account.wanted_bytes,
+        account.returned_bytes,
+        account.allowance_bytes,
+        account.size_bytes,
+        at,
+        events,
+        rules,
+    )
+
+
+def _verdict(  # noqa: PLR0913, PLR0917 - the row of one judgement
+    state: State,
+    name: str,
+    wanted: int,
+    bought: int,
+    allowance: int,
+    size_bytes: int | None,
+    at: float,
+    events: list[Event],
+    rules: Rules,
+) -> State:
+    useful = bought + allowance >= rules.useless_ratio * max(wanted, rules.ask_min_bytes)
+    asked = f" of {format_bytes(wanted)} asked" if wanted else ""
+    patience = state.patience_of(name)
+    if useful:
+        patience = patience.paid()
+        text = f"{name} bought {format_bytes(bought)}{asked}"
+        events.append(event(at, "relief.bought", text, name=name, bought_bytes=bought, wanted_bytes=wanted))
+    else:
+        patience = patience.failed(at, size_bytes, rules)
+        wait = format_seconds(patience.blocked_until - at)
+        text = f"{name} bought {format_bytes(bought)}{asked}: left alone for {wait}"
+        events.append(event(at, "relief.useless", text, name=name, bought_bytes=bought, wanted_bytes=wanted))
+    ask = state.ask
+    if ask is not None and not useful:
+        ask = replace(ask, failed=ask.failed | {name})
+    return replace(
+        state, patience={**state.patience, name: patience}, ask=ask, exhausted=state.exhausted and not useful
+    )
