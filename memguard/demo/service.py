@@ -61,7 +61,7 @@ class Service:
         self.answers: OrderedDict[str, bytes] = OrderedDict()
         self.hits: int = 0
         self.misses: int = 0
-        self.retired = 0
+        self.retired: int = 0
 
     def answer(self, key: str, kib: int) -> bytes:
         """An answer from the cache, or made anew: a text of so many KiB."""
