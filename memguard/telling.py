@@ -29,7 +29,7 @@ class Teller:
     """
 
     def __init__(self, sinks: Sequence[Sink], *, inline: bool = False) -> None:
-        self._sinks = tuple(sinks)
+        self.sinks = tuple(sinks)
         self._queue: deque[Event] = deque(maxlen=_QUEUE)
         self._bell = Bell()
         self._turn = new_lock()
@@ -42,7 +42,7 @@ class Teller:
 
     def tell(self, event: Event) -> None:
         """Queue one event; costs a microsecond and never blocks."""
-        if not self._sinks:
+        if not self.sinks:
             return
         if len(self._queue) == _QUEUE:
             self.dropped += 1
@@ -85,7 +85,7 @@ class Teller:
             self._turn.release()
 
     def _pass_on(self, event: Event) -> None:
-        for sink in self._sinks:
+        for sink in self.sinks:
             try:
                 sink(event)
             except BaseException as error:  # noqa: BLE001 - a sink may fail in any way, SystemExit included
@@ -98,7 +98,7 @@ class Teller:
             return
         text = f"sink {name} failed on {event.name}: {type(error).__name__}: {error}"
         notice = Event(at=event.at, name="sink.failed", text=text, attributes={"sink": name})
-        for sink in self._sinks:
+        for sink in self.sinks:
             if sink is not culprit:
                 try:
                     sink(notice)

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["book", "close_account", "settles"]
 
 
+# Less than this share still missing is left to the next trim: each trim holds the allocator's lock.
+_OWED_RATIO = 0.25
+
+
 def book(state: State, relief: Relief, at: float, events: list[Event], rules: Rules) -> State:
     """Judge the attempt, or leave its account open until those who settle have had their try."""
     bought, claimed = relief.bought_bytes, relief.claimed_bytes or 0
@@ -22,8 +26,9 @@ def book(state: State, relief: Relief, at: float, events: list[Event], rules: Ru
     allowance = min(int(state.growth.burst * relief.cost_s), max(0, claimed))
     owed = claimed - max(0, bought)
     if settles(state, relief.name):
-        return _settled(state, relief, owed, rules)
-    if owed >= rules.ask_min_bytes and not relief.error and state.account is None and state.settlers:
+        return _settled(state, relief, owed, at, rules)
+    substantial = owed >= max(rules.ask_min_bytes, claimed * _OWED_RATIO)
+    if substantial and not relief.error and state.account is None and state.settlers:
         account = Account(
             name=relief.name,
             wanted_bytes=relief.wanted_bytes,
@@ -43,8 +48,11 @@ def settles(state: State, name: str) -> bool:
     return state.account is not None and name != state.account.name and name in state.settlers
 
 
-def _settled(state: State, relief: Relief, owed: int, rules: Rules) -> State:
-    """Book what a settler returned to the account that is open, and to whoever opened it."""
+def _settled(state: State, relief: Relief, owed: int, at: float, rules: Rules) -> State:
+    """Book what a settler returned to the account that is open, and to whoever opened it.
+
+    Only one that stops the process backs off from settling in vain: a trim is cheap, and each release new.
+    """
     account = state.account
     if account is None:
         return state
@@ -53,6 +61,8 @@ def _settled(state: State, relief: Relief, owed: int, rules: Rules) -> State:
     if owed >= rules.ask_min_bytes and not left:  # a collection freed into the heap: trim once more
         left = tuple(name for name in state.settlers if name not in {relief.name, account.name})[:1]
     patience = {**state.patience, account.name: state.patience_of(account.name).credited(credit)}
+    if relief.name in state.stallers and credit < rules.useless_ratio * relief.wanted_bytes:
+        patience[relief.name] = state.patience_of(relief.name).failed(at, None, rules)
     account = replace(account, returned_bytes=account.returned_bytes + credit, left=left)
     return replace(state, patience=patience, account=account)
 

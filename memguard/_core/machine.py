@@ -76,6 +76,7 @@ def _looked(state: State, look: Looked, at: float, rules: Rules) -> Decision:
         growth=growth,
         sight_at=at,
         failing=False,
+        failure_told_at=state.failure_told_at,
         blind=False,
         patience=state.patience,
         duty=state.duty,
@@ -102,9 +103,11 @@ def _looked(state: State, look: Looked, at: float, rules: Rules) -> Decision:
 def _failed(state: State, failure: Failed, at: float, rules: Rules) -> Decision:
     sight_at = at if state.sight_at is None else state.sight_at
     events = []
-    if not state.failing:
+    told_at = state.failure_told_at
+    if told_at is None or at - told_at >= rules.record_interval_s:
+        told_at = at
         events.append(event(at, "probe.failed", f"memory cannot be read: {failure.error}", error=failure.error))
-    new = replace(state, failing=True, sight_at=sight_at)
+    new = replace(state, failing=True, sight_at=sight_at, failure_told_at=told_at)
     level, stand = rules.blind_level, state.stand
     # Being blind may lower the level; no sooner than anything else may.
     dwelt = level >= stand.level or at - stand.held_at >= rules.dwell_s

@@ -102,7 +102,10 @@ def settle(offers: Iterable[Offer], state: State, at: float, rules: Rules) -> St
     known = {offer.name: offer for offer in offers}
     for name in account.left:
         offer = known.get(name)
-        if offer is not None and (not offer.stalls or _usable(offer, state, at, rules)):
+        if offer is None:
+            continue
+        worth_a_stop = account.returned_bytes < account.claimed_bytes / 2 and _usable(offer, state, at, rules)
+        if not offer.stalls or worth_a_stop:
             missing = max(rules.ask_min_bytes, account.claimed_bytes - account.returned_bytes)
             return Step(name=name, wanted_bytes=missing, until=at + rules.attempt_s, stalls=offer.stalls)
     return None

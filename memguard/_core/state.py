@@ -50,8 +50,8 @@ class Ask:
 class State:
     """What the machine knows.
 
-    ``sight_at`` is the last good reading, ``failing`` whether readings fail since, ``blind`` whether they have failed
-    for too long. ``step`` is under way; ``quiet_until`` is when holders may be surveyed again after a survey in vain.
+    ``sight_at`` is the last good reading, ``failing`` whether readings fail since (``failure_told_at``: when one was
+    last told of), ``blind`` whether they have failed for too long. ``step`` is under way; ``quiet_until`` is when holders may be surveyed again after a survey in vain.
     """
 
     at: float = 0.0
@@ -61,6 +61,7 @@ class State:
     growth: Growth = field(default_factory=Growth)
     sight_at: float | None = None
     failing: bool = False
+    failure_told_at: float | None = None
     blind: bool = False
     patience: Mapping[str, Patience] = field(default_factory=dict)
     duty: Duty | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -111,7 +112,10 @@ async def _replay(requests: list[Request], client: Client, text: str) -> None:
 
 
 async def _report(client: Client) -> None:
+    parent = os.getppid()
     while True:
+        if os.getppid() != parent:  # the demonstration was killed: nobody wants this load any more
+            os._exit(1)
         print(json.dumps(client.counts), flush=True)
         await asyncio.sleep(_PROGRESS_S)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,23 +56,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"One agent service under one recorded load ({len(requests)} requests in {options.seconds:g} s, "
         f"seed {options.seed}), limited to {format_bytes(options.limit)}; first bare, then guarded.\n"
     )
+    bare, guarded = _both(options, schedule, len(requests))
+    return _tell(bare, guarded, options.out / "demo.svg")
+
+
+def _both(options: argparse.Namespace, schedule: Path, planned: int) -> tuple[Trial, Trial]:
+    """Both trials, one after the other, under the same load; a SIGTERM meanwhile removes the cage too."""
     progress = Progress(limit_bytes=options.limit)
-    trials = []
-    kinds: tuple[Kind, ...] = ("bare", "guarded")
-    for kind in kinds:
-        trial = run_trial(
+
+    def trial(kind: Kind) -> Trial:
+        ended = run_trial(
             kind,
             schedule=schedule,
-            planned=len(requests),
+            planned=planned,
             seconds=options.seconds,
             limit_bytes=options.limit,
             by=options.by,
-            out=out,
+            out=schedule.parent,
             show=progress,
         )
-        progress.ended(trial)
-        trials.append(trial)
-    return _tell(trials[0], trials[1], options.out / "demo.svg")
+        progress.ended(ended)
+        return ended
+
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        return trial("bare"), trial("guarded")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:

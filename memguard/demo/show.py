@@ -128,6 +128,8 @@ def reliefs(guarded: Trial) -> str:
             lines.append(f"  {holder['name']:<12} {holder['attempts']:>4} attempts bought {bought}{typical}")
     if len(lines) == 1:
         lines.append("  none were needed")
+    if any(line.split()[0] in {"trim", "collect"} for line in lines[1:]):
+        lines.append("  (what trim and collect return counts there, and for the holder that had released it)")
     refused, incidents = guarded.stats.get("refusals", 0), len(guarded.stats.get("incidents", ()))
     lines.append(f"  {incidents} incident(s), {refused} refusal(s); agents retired: {guarded.stats.get('retired', 0)}")
     return "\n".join(lines)

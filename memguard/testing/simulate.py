@@ -36,6 +36,7 @@ class _SimulatedGuard(Guard):
     def __init__(self, memory: FakeMemory, /, **settings: Any) -> None:  # noqa: ANN401 - passed on
         self.memory = memory
         super().__init__(**settings)
+        self._teller.sinks = tuple(settings["sinks"])  # without the log: nothing of this has happened
 
     def _settlers(self) -> tuple[FakeTrim, FakeCollect]:
         return FakeTrim(self.memory), FakeCollect(self.memory)

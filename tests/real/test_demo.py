@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -20,6 +21,8 @@ from memguard.demo.schedule import body_of, make_schedule, read_schedule, sample
 from memguard.demo.show import Progress, curves, reliefs, table
 from memguard.demo.trial import Sample, Trial
 from memguard.errors import MissingExtra
+from memguard.testing import _supervisor
+from memguard.testing import cage as cages
 from memguard.testing._supervisor import supervisor_unavailable
 from memguard.testing.cage import Enforcer, cage_unavailable
 from memguard.units import MIB
@@ -68,6 +71,31 @@ def test_the_short_form_shows_what_it_promises(by: Enforcer, tmp_path: Path) -> 
     ended = [json.loads(line)["ended"] for line in (tmp_path / "demo/guarded.jsonl").read_text().splitlines()]
     assert len(ended) == planned
     assert ended.count("served") > 0.9 * planned
+
+
+def test_a_terminated_demo_leaves_nothing(by: Enforcer, tmp_path: Path) -> None:
+    """SIGTERM in the middle ends the service and the load, and removes the group."""
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "memguard", "demo", "--seconds", "30", "--by", by, "--out", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert demo.stdout is not None
+    with demo.stdout:
+        while not demo.stdout.readline().startswith(b"bare "):
+            assert demo.poll() is None
+        made = _processes_of(demo.pid)
+        assert len(made) == 2
+        demo.terminate()
+        assert demo.wait(30) == 128 + signal.SIGTERM
+    assert not [pid for pid in made if Path(f"/proc/{pid}").exists()]
+    parents = [parent for parent in (cages._parent_v1(), cages._parent_v2()) if isinstance(parent, Path)]
+    assert not [group for parent in parents for group in parent.glob(f"memguard-demo-*-{demo.pid}-*")]
+
+
+def _processes_of(parent: int) -> list[int]:
+    return [pid for pid, process in _supervisor._all().items() if process.parent == parent]
 
 
 def test_without_its_libraries_the_demo_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
