@@ -25,32 +25,40 @@ def measured(
 ) -> Relief:
     """Carry ``work`` out between two readings of the same probe; whatever it raises ends up in the relief.
 
-    A reading that fails makes the relief count as nothing bought.
+    Without a reading on both sides ``before_bytes`` and ``after_bytes`` are 0: nobody is judged by that. A reading that
+    fails is tried once more, and without one before there is no attempt.
     """
     error = ""
     claimed: int | None = None
     began_at = clock()
     try:
-        before = look()
+        before = _look(look)
     except Exception as failure:  # noqa: BLE001 - a probe may be anybody's
         return Relief(
             name=name, at=began_at, wanted_bytes=wanted_bytes, claimed_bytes=None, before_bytes=0, after_bytes=0,
             cost_s=0.0, error=f"not tried, since memory can't be read: {failure}",
         )  # fmt: skip
-    after = before
     try:
         claimed = _count(work())
     except BaseException as failure:  # noqa: BLE001 - a reclaimer may fail in any way, SystemExit included
         error = f"{type(failure).__name__}: {failure}"
     try:
-        after = look()
+        after = _look(look)
     except Exception as failure:  # noqa: BLE001 - as above
+        before = after = 0
         error = error or f"not measured: {failure}"
     ended_at = clock()
     return Relief(
         name=name, at=ended_at, wanted_bytes=wanted_bytes, claimed_bytes=claimed, before_bytes=before,
         after_bytes=after, cost_s=max(0.0, ended_at - began_at), error=error,
     )  # fmt: skip
+
+
+def _look(look: Callable[[], int]) -> int:
+    try:
+        return look()
+    except Exception:  # noqa: BLE001 - as above
+        return look()
 
 
 def _count(claim: object) -> int | None:

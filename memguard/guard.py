@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import threading  # noqa: F401 - its fork hook has to be registered before ours
 import time
 import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
+from memguard import lifetime
 from memguard import roster as rosters
 from memguard._core.stimuli import Asked, Relieved
 from memguard.admission import Gate, Ticket
@@ -17,7 +16,7 @@ from memguard.attempts import Attempts, measured
 from memguard.errors import AlreadyGuarding, MemguardError
 from memguard.model import Event, Level
 from memguard.reclaimers.collect import Collect, GcWatch
-from memguard.reclaimers.gc_policy import GcPolicy
+from memguard.reclaimers.gc_policy import default_policies
 from memguard.reclaimers.trim import Trim
 from memguard.rules import Rules
 from memguard.sight import Sight, limits_from
@@ -28,7 +27,6 @@ from memguard.watch import COLLECT, Watch, forward_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
     from memguard._core.record import Record
     from memguard.model import Cost, Holder, Incident, Limit, Relief, Snapshot
@@ -41,11 +39,8 @@ __all__ = ["Guard"]
 _STOP_S = 2.0
 # After a fault inside a tick, which should not happen, the next one waits a little.
 _FAULT_S = 0.25
-
 # A relief by hand is given this long; the incident that is returned then is still open.
 _ASK_S = 60.0
-
-_running: weakref.WeakSet[Guard] = weakref.WeakSet()
 
 
 class Guard:
@@ -146,8 +141,8 @@ class Guard:
         self._teller.start()
         self._sight.find(self._clock(), anew=True)
         self._gc_watch.start()
-        self._watch.enforce(self._policies or _default_policies(self.rules))
-        _running.add(self)
+        self._watch.enforce(self._policies or default_policies(self.rules))
+        lifetime.enrol(self)
         self._tell("guard.started", f"guarding with mode {self.rules.mode!r}")
         self._thread = start_thread(lambda: self._run(bell), "memguard")
 
@@ -205,11 +200,11 @@ class Guard:
     def _put_back(self) -> None:
         self._watch.enforce(())
         self._gc_watch.stop()
-        _running.discard(self)
+        lifetime.leave(self)
         if self.roster.owner is not None and self.roster.owner() is self:
             self.roster.owner = None
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
         """In the child: threads are gone, locks may be held for ever, /proc/self is the parent's."""
         self._lock, self._hand_lock = new_lock(), new_lock()
         self._thread, self._stopping = None, False
@@ -229,18 +224,14 @@ class Guard:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.stop()
 
     async def __aenter__(self) -> Self:
         self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         self.stop()
 
     # --- looking ------------------------------------------------------------------------------------------------
@@ -326,7 +317,7 @@ class Guard:
         def close() -> None:
             self._policies = tuple(known for known in self._policies if known is not policy)
             if self.running:
-                self._watch.enforce(self._policies or _default_policies(self.rules))
+                self._watch.enforce(self._policies or default_policies(self.rules))
 
         if self.running:
             self._watch.enforce(self._policies)
@@ -407,25 +398,3 @@ class Guard:
     def __repr__(self) -> str:
         state = self.snapshot
         return f"<Guard {'running' if self.running else 'stopped'} {state.level.name} pressure={state.pressure:.2f}>"
-
-
-def _default_policies(rules: Rules) -> tuple[GcDecider, ...]:
-    pressure = GcPolicy.pressure(above_ratio=rules.collect_ratio, above_bytes=rules.collect_bytes)
-    if rules.gc_interval_s is None:
-        return (pressure,)
-    return (pressure, GcPolicy.interval(rules.gc_interval_s))
-
-
-def _restart_in_child() -> None:
-    for guard in tuple(_running):
-        guard._after_fork()  # noqa: SLF001 - one room, one mechanism
-
-
-def _stop_at_exit() -> None:
-    for guard in tuple(_running):
-        guard.stop()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_restart_in_child)
-atexit.register(_stop_at_exit)

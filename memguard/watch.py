@@ -320,21 +320,7 @@ class Watch:
     def holders(self) -> tuple[Holder, ...]:
         """Everybody who could give memory back, with what their reliefs really bought."""
         state = self._state
-        return tuple(
-            Holder(
-                name=offer.name,
-                cost=offer.cost,
-                at=offer.at,
-                size_bytes=offer.size_bytes,
-                share=offer.size_bytes / state.used_bytes
-                if offer.size_bytes is not None and state.used_bytes
-                else None,
-                attempts=state.patience_of(offer.name).attempts,
-                bought_bytes=state.patience_of(offer.name).bought_bytes,
-                blocked_s=max(0.0, state.patience_of(offer.name).blocked_until - state.at),
-            )
-            for offer in self._offers()
-        )
+        return tuple(_holder(offer, state) for offer in self._offers())
 
     def _publish(self) -> None:
         state, limit = self._state, self._sight.binding
@@ -365,6 +351,20 @@ class Watch:
         if text not in self._told and len(self._told) < _TOLD_AT_MOST:
             self._told.add(text)
             self._tell(Event(at=at, name=name, text=text))
+
+
+def _holder(offer: Offer, state: State) -> Holder:
+    record, size_bytes = state.patience_of(offer.name), offer.size_bytes
+    return Holder(
+        name=offer.name,
+        cost=offer.cost,
+        at=offer.at,
+        size_bytes=size_bytes,
+        share=size_bytes / state.used_bytes if size_bytes is not None and state.used_bytes else None,
+        attempts=record.attempts,
+        bought_bytes=record.bought_bytes,
+        blocked_s=max(0.0, record.blocked_until - state.at),
+    )
 
 
 def _size(reclaimer: Reclaimer) -> int | None:

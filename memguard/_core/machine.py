@@ -124,7 +124,9 @@ def _starved(state: State, starved: Starved, at: float, rules: Rules) -> Decisio
     running = ", ".join(starved.running) or "no admitted work"
     text = f"the guard could not run for {format_seconds(starved.gap_s)}; running then: {running}"
     told = event(at, "guard.starved", text, gap_s=starved.gap_s, running=running)
-    return Decision(_missed(state, starved.gap_s), (), (told,), _pace(state, rules))
+    # What nobody saw was not calm: the dwell starts anew.
+    state = replace(_missed(state, starved.gap_s), stand=replace(state.stand, calm_at=None))
+    return Decision(state, (), (told,), _pace(state, rules))
 
 
 def _missed(state: State, seconds: float) -> State:
@@ -203,6 +205,14 @@ def _relieved(state: State, done: Relieved, at: float, rules: Rules) -> Decision
     expected = state.step is not None and state.step.name == relief.name
     # One by hand, or back too late, has stopped the process too.
     stalls = relief.name in state.stallers or (state.step is not None and state.step.stalls and expected)
+    if stalls and state.duty is not None:
+        state = replace(state, duty=state.duty.spent(relief.cost_s))
+    events: list[Event] = []
+    if relief.error:
+        text = f"{relief.name} failed: {relief.error}"
+        events.append(event(at, "relief.failed", text, name=relief.name, error=relief.error))
+    if relief.after_bytes <= 0:  # the probe failed: that is nobody's fault but the probe's
+        return _consider(_unmeasured(state, relief.name, at) if expected else state, events, rules)
     own = not settles(state, relief.name)
     record = state.patience_of(relief.name).learned(relief.bought_bytes, relief.cost_s, own=own)
     new = replace(
@@ -211,21 +221,20 @@ def _relieved(state: State, done: Relieved, at: float, rules: Rules) -> Decision
         step=None if expected else state.step,
         incident=None if state.incident is None else incidents.relieved(state.incident, relief),
     )
-    # 0: it could not be measured. One by hand comes in late: a look may have seen more since.
-    if relief.after_bytes > 0 and relief.at >= state.growth.at:
+    # One by hand comes in late: a look may have seen more since.
+    if relief.at >= state.growth.at:
         growth = rebase(state.growth, at, relief.after_bytes)
         new = replace(new, used_bytes=relief.after_bytes, growth=growth, sight_at=at)
         if not new.blind:
             new = replace(new, stand=judge(new.stand, new.pressure, at, rules))
-    if stalls and new.duty is not None:
-        new = replace(new, duty=new.duty.spent(relief.cost_s))
-    events: list[Event] = []
-    if relief.error:
-        text = f"{relief.name} failed: {relief.error}"
-        events.append(event(at, "relief.failed", text, name=relief.name, error=relief.error))
     if expected:  # one by hand, or back too late, is counted and not judged: nobody planned it
         new = book(new, relief, at, events, rules)
     return _consider(_mark_level(state, new, events), events, rules)
+
+
+def _unmeasured(state: State, name: str, at: float) -> State:
+    ask = None if state.ask is None else replace(state.ask, failed=state.ask.failed | {name})
+    return replace(state, step=None, ask=ask, quiet_until=at + _SURVEY_AGAIN_S)
 
 
 def _overdue(state: State, overdue: Overdue, at: float, rules: Rules) -> Decision:

@@ -50,8 +50,9 @@ class Ask:
 class State:
     """What the machine knows.
 
-    ``sight_at`` is the last good reading, ``failing`` whether readings fail since (``failure_told_at``: when one was
-    last told of), ``blind`` whether they have failed for too long. ``step`` is under way; ``quiet_until`` is when holders may be surveyed again after a survey in vain.
+    ``sight_at`` is the last good reading, ``failing`` whether readings fail since, ``failure_told_at`` when one was
+    last told of, ``blind`` whether they have failed for too long. ``step`` is under way; ``stallers`` names who stops
+    the process; ``quiet_until`` is when holders may be surveyed again after a survey in vain.
     """
 
     at: float = 0.0

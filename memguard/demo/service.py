@@ -154,7 +154,7 @@ def create_app(service: Service, guard: Guard | None) -> FastAPI:
 
     if guard is not None:
         app.add_middleware(MemguardMiddleware, guard=guard, exempt=("/livez", "/stats"))
-        guard.cache(service.answers, name="answers", at=Level.ELEVATED)
+        guard.cache(service.answers, name="answers")
         guard.reclaimer("idle-agents", service.retire_idle, size=service.idle_bytes, cost="dear", at=Level.WARNING)
     return app
 

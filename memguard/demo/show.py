@@ -89,7 +89,8 @@ def _milliseconds(latency_s: float | None) -> str:
 def table(bare: Trial, guarded: Trial) -> str:
     """Both trials side by side."""
     rows = [("", "bare", "guarded")]
-    cells = [(_column(bare)), (_column(guarded))]
+    both_until_s = min(bare.lasted_s, guarded.lasted_s)
+    cells = [_column(bare, both_until_s), _column(guarded, both_until_s)]
     rows += [(name, cells[0][name], cells[1][name]) for name in cells[0]]
     width = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = ["  ".join(cell.ljust(width[column]) for column, cell in enumerate(row)).rstrip() for row in rows]
@@ -97,7 +98,13 @@ def table(bare: Trial, guarded: Trial) -> str:
     return "\n".join(lines)
 
 
-def _column(trial: Trial) -> dict[str, str]:
+def _latencies(trial: Trial, due_before_s: float) -> str:
+    shares = (trial.latency_s(share, due_before_s=due_before_s) for share in (0.5, 0.99))
+    return " / ".join(_milliseconds(latency_s) for latency_s in shares)
+
+
+def _column(trial: Trial, both_until_s: float) -> dict[str, str]:
+    """One trial's cells; latencies are compared over the time in which both were alive."""
     answered = _answered(trial)
     return {
         "outcome": _fate(trial),
@@ -107,7 +114,8 @@ def _column(trial: Trial) -> dict[str, str]:
         "refused (503)": str(trial.counts.get("refused", 0)),
         "failed (other)": str(trial.counts.get("failed", 0)),
         "never answered": str(trial.planned - answered),
-        "latency p50 / p99": f"{_milliseconds(trial.latency_s(0.5))} / {_milliseconds(trial.latency_s(0.99))}",
+        f"p50 / p99 until {both_until_s:.0f} s": _latencies(trial, both_until_s),
+        "p50 / p99 overall": _latencies(trial, float("inf")),
         "level at the end": trial.stats.get("level", "-"),
         "a request then": str(trial.status_at_end) if trial.status_at_end else "no answer",
     }

@@ -46,7 +46,7 @@ class Trial:
     """What came of one trial.
 
     ``died_at_s`` is None when the service lived to the end; ``killed`` counts the kills at the limit. Latencies are
-    of served requests, sorted, in seconds from when they were due. ``stats`` is what the service last said of itself.
+    of served requests: (when it was due, seconds from then to the answer), quickest first. ``stats`` is what the service last said of itself.
     """
 
     kind: Kind
@@ -60,7 +60,7 @@ class Trial:
     peak_bytes: int
     samples: tuple[Sample, ...]
     counts: dict[str, int]
-    latencies_s: tuple[float, ...]
+    latencies_s: tuple[tuple[float, float], ...]
     status_at_end: int | None
     stats: dict[str, Any]
 
@@ -74,11 +74,10 @@ class Trial:
         """Seconds from the load's first request to the service's death or the end of the trial."""
         return self.died_at_s if self.died_at_s is not None else self.samples[-1].at_s
 
-    def latency_s(self, share: float) -> float | None:
-        """The latency that this share of the served requests did not exceed; None when none was served."""
-        if not self.latencies_s:
-            return None
-        return self.latencies_s[min(len(self.latencies_s) - 1, int(share * len(self.latencies_s)))]
+    def latency_s(self, share: float, *, due_before_s: float) -> float | None:
+        """The latency that this share of the served requests, due before then, did not exceed; None: none served."""
+        latencies_s = [latency_s for due_s, latency_s in self.latencies_s if due_s < due_before_s]
+        return latencies_s[min(len(latencies_s) - 1, int(share * len(latencies_s)))] if latencies_s else None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -227,7 +226,7 @@ def _get(port: int, path: str) -> tuple[int, dict[str, Any]]:
     return answer.status, json.loads(body) if is_json else {}
 
 
-def _read_outcomes(path: Path) -> tuple[dict[str, int], tuple[float, ...]]:
+def _read_outcomes(path: Path) -> tuple[dict[str, int], tuple[tuple[float, float], ...]]:
     """How many requests ended how, and the sorted latencies of the served ones."""
     counts: dict[str, int] = {}
     latencies_s = []
@@ -238,5 +237,5 @@ def _read_outcomes(path: Path) -> tuple[dict[str, int], tuple[float, ...]]:
             continue
         counts[outcome["ended"]] = counts.get(outcome["ended"], 0) + 1
         if outcome["ended"] == "served":
-            latencies_s.append(outcome["latency_s"])
-    return counts, tuple(sorted(latencies_s))
+            latencies_s.append((outcome["due_s"], outcome["latency_s"]))
+    return counts, tuple(sorted(latencies_s, key=lambda pair: pair[1]))

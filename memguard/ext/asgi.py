@@ -84,8 +84,10 @@ class MemguardMiddleware:
         path = scope["path"]
         if path in self.exempt:
             return True
+        root = scope.get("root_path")
+        if not root:
+            return False
         # Mounted below a prefix, or behind a proxy that keeps it, the path begins with root_path (ASGI 3, HTTP scope).
-        root = scope.get("root_path") or ""
         return path.startswith(root) and path[len(root) :] in self.exempt
 
 

@@ -9,8 +9,10 @@ from memguard.units import MIB, parse_bytes, parse_ratio, parse_seconds
 
 if TYPE_CHECKING:
     from memguard.model import GcStats, Snapshot
+    from memguard.ports import GcDecider
+    from memguard.rules import Rules
 
-__all__ = ["FreezeGc", "GcPolicy", "IdleGc", "IntervalGc", "PressureGc"]
+__all__ = ["FreezeGc", "GcPolicy", "IdleGc", "IntervalGc", "PressureGc", "default_policies"]
 
 _FULL: Final = 2
 # The largest C int: a threshold that is never reached.
@@ -320,3 +322,9 @@ class FreezeGc:
             gc.freeze()
             self._froze = True
         self._thresholds.change(first=self._threshold)
+
+
+def default_policies(rules: Rules) -> tuple[GcDecider, ...]:
+    """What is in force when nobody registered a policy: by pressure, and by the clock where the rules say so."""
+    pressure = GcPolicy.pressure(above_ratio=rules.collect_ratio, above_bytes=rules.collect_bytes)
+    return (pressure,) if rules.gc_interval_s is None else (pressure, GcPolicy.interval(rules.gc_interval_s))

@@ -78,14 +78,14 @@ class Cage:
         name: str = "cage",
         by: Enforcer = "auto",
     ) -> None:
-        self.limit_bytes = _above_zero(limit_bytes)
-        self.name = "".join(letter if letter.isalnum() else "-" for letter in name)
+        self.limit_bytes: int = _above_zero(limit_bytes)
+        self.name: str = "".join(letter if letter.isalnum() else "-" for letter in name)
         self._by = by
         self._wall: _Wall | None = None
         self._children: list[subprocess.Popen[Any]] = []
         self._last = {"killed": 0, "peak_bytes": 0}
-        self.kind = "not entered yet"
-        self.by_kernel = False
+        self.kind: str = "not entered yet"
+        self.by_kernel: bool = False
 
     def __enter__(self) -> Self:
         if self._wall is not None or self._children:
