@@ -46,7 +46,7 @@ COLLECT = "collect"
 _STARVED_S = 0.1
 # Attempts that end at once (inline) are followed by others in the same tick, up to so many.
 _ROUNDS = 64
-# Between two questions to the GC policies.
+# Between two questions to the GC policies while all is well; under pressure they are asked on every tick.
 _POLICY_S = 0.25
 _INCIDENTS_KEPT = 32
 # Texts that are told once; one with a number in it could be new each time.
@@ -178,7 +178,7 @@ class Watch:
         while self._inbox:
             self._feed(self._inbox.popleft())
         self._finish_attempts()
-        if self.policies and now >= self._policy_at:
+        if self.policies and (now >= self._policy_at or self._state.stand.level):
             self._ask_policies(now)
         self._publish()
         while self._askers and not self.busy:

@@ -46,7 +46,8 @@ class Trial:
     """What came of one trial.
 
     ``died_at_s`` is None when the service lived to the end; ``killed`` counts the kills at the limit. Latencies are
-    of served requests: (when it was due, seconds from then to the answer), quickest first. ``stats`` is what the service last said of itself.
+    of served requests: (when it was due, seconds from then to the answer), quickest first. ``stats`` is
+    what the service last said of itself.
     """
 
     kind: Kind

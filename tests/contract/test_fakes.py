@@ -1,8 +1,8 @@
 """The shipped fakes keep the promises of the ports they stand for."""
 
+# ruff: noqa: PT022 - the mixins' fixtures are generators
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +30,7 @@ from tests.contract.test_reclaimers import Promises as ReclaimerPromises
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 class TestFakeMemory(ProbePromises):
@@ -78,19 +79,9 @@ class TestSlowReclaimer(ReclaimerPromises):
         yield SlowReclaimer(FakeHolder(memory, "answers"), clock=memory.clock, seconds=1.0)
 
 
-class TestUselessReclaimer(ReclaimerPromises):
-    holds = False
-
-    @pytest.fixture
-    def full(self) -> Iterator[Reclaimer]:
-        yield UselessReclaimer("useless", size_bytes=MIB)
-
-    @pytest.fixture
-    def empty(self) -> Iterator[Reclaimer]:
-        yield UselessReclaimer("useless")
-
-
-@pytest.mark.parametrize("broken", [LyingReclaimer("a"), RaisingReclaimer("b"), BlockingReclaimer("c")])
+@pytest.mark.parametrize(
+    "broken", [LyingReclaimer("a"), RaisingReclaimer("b"), BlockingReclaimer("c"), UselessReclaimer("d")]
+)
 def test_the_broken_ones_have_the_shape(broken: Reclaimer) -> None:
     """Faulty ports look like whole ones."""
     assert isinstance(broken, Reclaimer)

@@ -71,6 +71,7 @@ def test_the_log_is_as_loud_as_the_table_says(caplog: pytest.LogCaptureFixture) 
 
 @pytest.fixture
 def tellers() -> Iterator[list[Teller]]:
+    """Tellers that are stopped after the test."""
     made: list[Teller] = []
     yield made
     for teller in made:

@@ -176,7 +176,7 @@ def _trial(**changes: object) -> Trial:
         peak_bytes=512 * MIB,
         samples=tuple(Sample(at_s=at / 2, used_bytes=at * 20 * MIB) for at in range(26)),
         counts={"served": 40, "lost": 10},
-        latencies_s=tuple(at / 1000 for at in range(1, 41)),
+        latencies_s=tuple((at / 2, at / 1000) for at in range(1, 41)),
         status_at_end=None,
         stats={},
     )
@@ -228,7 +228,8 @@ def test_the_table_tells_both_sides() -> None:
         "430.0 MiB (84% of the limit)",
         "40 of 100",
         "97 of 100",
-        "21 ms / 40 ms",
+        "p50 / p99 until 12 s  13 ms / 24 ms",
+        "p50 / p99 overall     21 ms / 40 ms",
     ):
         assert expected in shown
     (never,) = [line.split() for line in shown.splitlines() if line.startswith("never answered")]
