@@ -44,7 +44,7 @@ SLICE_S = 0.05
 IN_PROCESS_PAIRS = 60
 REQUEST = b"GET /small HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nUser-Agent: bench\r\n\r\n"
 HEADERS = [(b"host", b"localhost"), (b"accept", b"*/*"), (b"user-agent", b"bench")]
-# Bar of issue 2.
+# The bar.
 BAR_RATIO = 0.03
 
 Row = dict[str, str]

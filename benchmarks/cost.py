@@ -35,7 +35,7 @@ CACHE_BYTES = 8 * MIB
 ENTRY_BYTES = 64 * 1024
 TICKS_HOT, TICKS_SLEPT = 20_000, 1_000
 
-# Bars of issue 2.
+# The bars.
 IMPORT_BAR_MS, RSS_BAR_MIB, TICK_BAR_US, CPU_BAR_RATIO = 8.0, 5.0, 25.0, 0.002
 
 Row = dict[str, str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from memguard._core.forecast import time_to_limit_s
 from memguard._core.machine import advance
@@ -21,7 +21,7 @@ from memguard._core.stimuli import (
     Starved,
     Surveyed,
 )
-from memguard.model import Event, Holder, Incident, Level, Reading, Relief, Snapshot
+from memguard.model import Cost, Event, Holder, Incident, Level, Reading, Relief, Snapshot
 from memguard.threads import Bell
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ _POLICY_S = 0.25
 _INCIDENTS_KEPT = 32
 # Texts that are told once; one with a number in it could be new each time.
 _TOLD_AT_MOST = 100
+_COSTS = get_args(Cost)
 # A reclaimer that took longer last time gets a thread of its own, so that looking goes on meanwhile.
 _PROMPT_S = 0.05
 
@@ -127,7 +128,6 @@ class Watch:
         self._inbox.clear()
         while self._askers:
             self._askers.popleft().ring()
-        self.record = None
         self.snapshot = self._blank()
 
     def ask(self, asked: Asked) -> Bell:
@@ -228,17 +228,14 @@ class Watch:
             self.incidents.append(decision.closed)
 
     def _offers(self) -> tuple[Offer, ...]:
-        return tuple(
-            Offer(
-                name=name,
-                cost=reclaimer.cost,
-                at=reclaimer.at,
-                size_bytes=_size(reclaimer),
-                settles=reclaimer.settles,
-                stalls=reclaimer.stalls,
-            )
-            for name, reclaimer in (*self._builtin, *self._roster.entries())
-        )
+        offers = []
+        for name, reclaimer in (*self._builtin, *self._roster.entries()):
+            try:
+                offers.append(_offer(name, reclaimer))
+            except Exception as error:  # noqa: BLE001 - a holder may be anybody's; the others are asked all the same
+                text = f"holder {name!r} is left out: {type(error).__name__}: {error}"
+                self._tell_once(self._state.at, "guard.fault", text)
+        return tuple(offers)
 
     def _begin(self, step: Step) -> None:
         reclaimer = self._find(step.name)
@@ -364,6 +361,20 @@ def _holder(offer: Offer, state: State) -> Holder:
         attempts=record.attempts,
         bought_bytes=record.bought_bytes,
         blocked_s=max(0.0, record.blocked_until - state.at),
+    )
+
+
+def _offer(name: str, reclaimer: Reclaimer) -> Offer:
+    cost, at = reclaimer.cost, reclaimer.at
+    if cost not in _COSTS or not isinstance(at, Level):
+        raise ValueError(f"cost={cost!r} must be one of {', '.join(_COSTS)}, and at={at!r} a Level")
+    return Offer(
+        name=name,
+        cost=cost,
+        at=at,
+        size_bytes=_size(reclaimer),
+        settles=bool(reclaimer.settles),
+        stalls=bool(reclaimer.stalls),
     )
 
 

@@ -25,7 +25,7 @@ __all__ = ["TICKET", "MemguardMiddleware"]
 TICKET = "memguard.ticket"
 """The scope's key that holds a request's open ticket; its presence tells mounted apps that it is admitted."""
 
-# json.loads makes 6 to 13 times a body's size (shared facts.md); 8 is the middle until the gate learns.
+# json.loads makes 6 to 13 times a body's size; 8 is the middle until the gate learns.
 _AMPLIFICATION = 8
 # Below it the whole parsed body is less than a reading's noise.
 _SMALL_BODY_BYTES = 64 * KIB

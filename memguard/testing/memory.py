@@ -20,7 +20,7 @@ __all__ = ["FakeCollect", "FakeHolder", "FakeMemory", "FakeTrim"]
 
 # A script of rates is looked up at least so often while time passes.
 _STEP_S: Final = 1.0
-# glibc's malloc_trim takes 0.25 to 0.5 ms per MB released (shared facts.md).
+# glibc's malloc_trim takes 0.25 to 0.5 ms per MB released.
 _TRIM_S_PER_MIB: Final = 0.0004
 # CPython's full collection of a million containers.
 _COLLECT_S: Final = 0.15
