@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import platform
 from pathlib import Path
@@ -34,7 +34,7 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
 
 def publish(name: str, *, title: str, rows: Sequence[Mapping[str, str]], method: Iterable[str]) -> None:
     """Print a table and keep it in ``results/NAME.md``."""
-    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     text = f"# {title}\n\n{machine()}; {today}\n\n{table(rows)}\n\n" + "\n".join(method).strip() + "\n"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")

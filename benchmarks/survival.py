@@ -63,6 +63,7 @@ class Service:
         self.useful_bytes = max(self.useful_bytes, (len(self.cache) + len(self.agents)) * ENTRY_BYTES)
 
     def agent(self, now: float) -> None:
+        """Make one agent, if it is admitted."""
         self.asked += 1
         try:
             if self.guard is not None:
@@ -156,7 +157,7 @@ def main() -> int:
         print(rows[-1], flush=True)
     report.publish(
         "survival",
-        title=f"Survival under a {LIMIT_BYTES // MIB} MiB kernel limit, {arguments.rounds} rounds of at least {arguments.seconds:g} s",
+        title=f"Survival under {LIMIT_BYTES // MIB} MiB, {arguments.rounds} rounds of at least {arguments.seconds:g} s",
         rows=rows,
         method=__doc__.splitlines()[2:8],
     )

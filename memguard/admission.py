@@ -6,7 +6,6 @@ the ledger of promises; it never looks itself.
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections import deque
 from contextlib import suppress
@@ -43,11 +42,10 @@ class Ticket:
     Leaving the block closes it: "done", "failed" after an exception, "abandoned" after a cancellation.
     """
 
-    __slots__ = ("_gate", "_key", "_wait_s", "bytes", "kind", "label", "outcome")
+    __slots__ = ("_gate", "_wait_s", "bytes", "kind", "label", "outcome")
 
-    def __init__(self, gate: Gate, key: int, bytes_: int | None, kind: str, label: str) -> None:
+    def __init__(self, gate: Gate, bytes_: int | None, kind: str, label: str) -> None:
         self._gate = gate
-        self._key = key
         self._wait_s = 0.0
         self.bytes: int | None = bytes_
         self.kind: str = kind
@@ -58,7 +56,7 @@ class Ticket:
         """Give the promise back; only the first close counts."""
         if self.outcome is None:
             self.outcome = outcome
-            self._gate.close(self._key, self)
+            self._gate.close(self)
 
     def __enter__(self) -> Self:
         if self._wait_s:
@@ -100,8 +98,7 @@ class Gate:
         self._clock = clock
         self._ledger = Ledger()
         self._lock = new_lock()
-        self._keys = itertools.count()
-        self._open: dict[int, Ticket] = {}
+        self._open: dict[Ticket, None] = {}
         self._closed: deque[tuple[float, str]] = deque(maxlen=_CLOSED_KEPT)
         self._waiting: deque[Callable[[], None]] = deque()
         self.refusals: int = 0
@@ -119,7 +116,7 @@ class Gate:
     def labels(self, *, since: float, most: int = 5) -> tuple[str, ...]:
         """What has run since an instant, longest running first: for "the guard could not run; running then: …"."""
         names = [label for closed_at, label in tuple(self._closed) if closed_at >= since]
-        names += [ticket.label or ticket.kind for ticket in tuple(self._open.values())]
+        names += [ticket.label or ticket.kind for ticket in tuple(self._open)]
         return tuple(dict.fromkeys(names))[:most]
 
     def admit(self, bytes_: str | int | None, kind: str, label: str, wait_s: float) -> Ticket:
@@ -130,10 +127,14 @@ class Gate:
         Raises:
             AdmissionRefused: it does not fit, and did not within ``wait_s``.
         """
+        if bytes_ is None and (self._view().level < _CRITICAL or not self._act):  # most requests: the short way
+            ticket = Ticket(self, None, kind, label)
+            self._open[ticket] = None
+            return ticket
         wanted = parse_bytes(bytes_) if isinstance(bytes_, str) else bytes_
         if wanted is not None and wanted < 0:
             raise ValueError(f"admission of {wanted} bytes: it must be 0 or more")
-        ticket = Ticket(self, next(self._keys), wanted, kind, label)
+        ticket = Ticket(self, wanted, kind, label)
         if self._enter(ticket):
             return ticket
         if wait_s > 0.0 and _on_event_loop():
@@ -171,8 +172,8 @@ class Gate:
             with self._lock:
                 if self._act and not self._fits(snapshot, wanted):
                     return False
-                self._ledger.promise(ticket._key, wanted)  # noqa: SLF001
-        self._open[ticket._key] = ticket  # noqa: SLF001
+                self._ledger.promise(ticket, wanted)
+        self._open[ticket] = None
         return True
 
     def _fits(self, snapshot: Snapshot, wanted: int) -> bool:
@@ -199,13 +200,13 @@ class Gate:
             reason = f"{what} refused: it can never fit under the limit of {limit}; split the work"
         return AdmissionRefused(reason, retry_after_s=retry_s, level=snapshot.level.name, wanted_bytes=wanted)
 
-    def close(self, key: int, ticket: Ticket) -> None:
+    def close(self, ticket: Ticket) -> None:
         """End a ticket (called by it)."""
-        self._open.pop(key, None)
+        self._open.pop(ticket, None)
         self._closed.append((self._clock(), ticket.label or ticket.kind))
         if ticket.bytes:
             with self._lock:
-                self._ledger.close(key)
+                self._ledger.close(ticket)
             self.wake()
 
     def seen(self, growth_bytes: int) -> None:

@@ -145,11 +145,12 @@ class Guard:
         lifetime.enrol(self)
         self._tell("guard.started", f"guarding with mode {self.rules.mode!r}")
         self._thread = start_thread(lambda: self._run(bell), "memguard")
+        bell.ring()  # not before: whoever it calls may ask for the thread
 
     def _run(self, bell: Bell) -> None:
-        sleep_s = 0.0
+        sleep_s = _STOP_S
         while True:
-            if bell.wait(sleep_s) or sleep_s == 0.0:
+            if bell.wait(sleep_s):
                 self._watch.rung()
             if self._bell is not bell:  # stopped, perhaps started anew since
                 break

@@ -29,7 +29,7 @@ class Teller:
     """
 
     def __init__(self, sinks: Sequence[Sink], *, inline: bool = False) -> None:
-        self.sinks = tuple(sinks)
+        self.sinks: tuple[Sink, ...] = tuple(sinks)
         self._queue: deque[Event] = deque(maxlen=_QUEUE)
         self._bell = Bell()
         self._turn = new_lock()

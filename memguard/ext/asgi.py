@@ -57,7 +57,12 @@ class MemguardMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any type."""
-        if scope["type"] != "http" or TICKET in scope or self._passes(scope):
+        if (
+            scope["type"] != "http"
+            or TICKET in scope
+            or scope["path"] in self.exempt
+            or (scope.get("root_path") and self._below_root(scope))
+        ):
             await self.app(scope, receive, send)
             return
         try:
@@ -80,14 +85,9 @@ class MemguardMiddleware:
             raise
         ticket.close("done" if exchange.answered else "abandoned" if exchange.gone else "failed")
 
-    def _passes(self, scope: Scope) -> bool:
-        path = scope["path"]
-        if path in self.exempt:
-            return True
-        root = scope.get("root_path")
-        if not root:
-            return False
-        # Mounted below a prefix, or behind a proxy that keeps it, the path begins with root_path (ASGI 3, HTTP scope).
+    def _below_root(self, scope: Scope) -> bool:
+        """Whether it is an exempt path after all: mounted or behind a proxy, it begins with root_path (ASGI 3)."""
+        path, root = scope["path"], scope["root_path"]
         return path.startswith(root) and path[len(root) :] in self.exempt
 
 

@@ -200,8 +200,10 @@ class _Thresholds:
 
     def restore(self) -> None:
         """Put them back."""
-        if self._before is not None and gc.get_threshold() == self._ours:
-            gc.set_threshold(*self._before)
+        if self._before is not None and self._ours is not None:
+            # Each on its own: another policy may have changed another one, and policies end in any order.
+            rows = zip(gc.get_threshold(), self._ours, self._before, strict=True)
+            gc.set_threshold(*(before if now == ours else now for now, ours, before in rows))
         self._before = self._ours = None
 
 

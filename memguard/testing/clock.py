@@ -21,7 +21,7 @@ class FakeClock:
 
     def __init__(self, at: float = 1000.0) -> None:
         self._shown_at_0 = float(at)
-        self.elapsed_s = 0.0
+        self.elapsed_s: float = 0.0
 
     def __call__(self) -> float:
         """The time shown."""

@@ -147,7 +147,7 @@ class BlockingReclaimer(_Holder):
         super().__init__(name, size_bytes=size_bytes)
         self._bell = Bell()
         self._give_up_s = give_up_s
-        self.entered = 0
+        self.entered: int = 0
 
     def reclaim(self, wanted_bytes: int, /) -> int | None:  # noqa: ARG002 - whatever is wanted
         """Block."""
@@ -172,11 +172,11 @@ class SlowReclaimer:
         self._inner = reclaimer
         self._clock = clock
         self.seconds = seconds
-        self.name = reclaimer.name
+        self.name: str = reclaimer.name
         self.cost: Cost = reclaimer.cost
-        self.at = reclaimer.at
-        self.settles = reclaimer.settles
-        self.stalls = reclaimer.stalls
+        self.at: Level = reclaimer.at
+        self.settles: bool = reclaimer.settles
+        self.stalls: bool = reclaimer.stalls
 
     def size(self) -> int | None:
         """What the one behind it says."""
@@ -203,11 +203,11 @@ class FlakyReclaimer:
         self._inner = reclaimer
         self._sizes = _Faults(every, sizes, error)
         self._reclaims = _Faults(every, reclaims, error)
-        self.name = reclaimer.name
+        self.name: str = reclaimer.name
         self.cost: Cost = reclaimer.cost
-        self.at = reclaimer.at
-        self.settles = reclaimer.settles
-        self.stalls = reclaimer.stalls
+        self.at: Level = reclaimer.at
+        self.settles: bool = reclaimer.settles
+        self.stalls: bool = reclaimer.stalls
 
     @property
     def calls(self) -> tuple[int, int]:

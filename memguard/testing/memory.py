@@ -29,8 +29,8 @@ _COLLECT_S: Final = 0.15
 class FakeHolder:
     """A reclaimer whose content is part of a ``FakeMemory``, as honest and as quick as it is told to be.
 
-    It gives back ``gives_ratio`` of what it is asked for, at ``speed_bytes_per_s``; claims what it gave, or ``claims_ratio``
-    of what it was asked for. With ``into_heap`` what it frees stays with the allocator until a trim.
+    It gives back ``gives_ratio`` of what it is asked for, at ``speed_bytes_per_s``; claims what it gave, or
+    ``claims_ratio`` of what it was asked for. With ``into_heap`` what it frees stays with the allocator until a trim.
     ``asked`` holds (elapsed seconds, wanted bytes, given bytes) of every attempt.
     """
 
@@ -54,8 +54,8 @@ class FakeHolder:
         self.name = name
         self.cost: Cost = cost
         self.at = at
-        self.held_bytes = float(parse_bytes(held_bytes))
-        self.max_bytes = float("inf") if max_bytes is None else float(parse_bytes(max_bytes))
+        self.held_bytes: float = float(parse_bytes(held_bytes))
+        self.max_bytes: float = float("inf") if max_bytes is None else float(parse_bytes(max_bytes))
         self.gives_ratio = gives_ratio
         self.claims_ratio = claims_ratio
         self.into_heap = into_heap
@@ -90,8 +90,8 @@ class FakeHolder:
 class FakeMemory:
     """A ``Probe`` whose usage follows a script: base + live + garbage + heap + what the holders hold.
 
-    ``live_bytes`` nobody can give back, ``garbage_bytes`` a collection frees into the heap, ``heap_bytes`` are freed but
-    kept by the allocator until a trim, or until something new is allocated. ``page_cache_bytes`` never counts as
+    ``live_bytes`` nobody can give back, ``garbage_bytes`` a collection frees into the heap, ``heap_bytes`` are freed
+    but kept by the allocator until a trim, or until something new is allocated. ``page_cache_bytes`` never counts as
     used. ``limit_bytes`` is where the process dies (``killed_s``, in elapsed seconds). While ``broken`` holds an
     exception, reading raises it.
     """
@@ -100,13 +100,13 @@ class FakeMemory:
 
     def __init__(self, clock: FakeClock, *, base_bytes: int | str = "64MiB", limit_bytes: int | None = None) -> None:
         self.clock = clock
-        self.base_bytes = parse_bytes(base_bytes)
+        self.base_bytes: int = parse_bytes(base_bytes)
         self.limit_bytes = limit_bytes
-        self.live_bytes = 0.0
-        self.garbage_bytes = 0.0
-        self.heap_bytes = 0.0
+        self.live_bytes: float = 0.0
+        self.garbage_bytes: float = 0.0
+        self.heap_bytes: float = 0.0
         self.page_cache_bytes = 0
-        self.peak_bytes = 0
+        self.peak_bytes: int = 0
         self.killed_s: float | None = None
         self.broken: Exception | None = None
         self.holders: list[FakeHolder] = []
@@ -186,9 +186,9 @@ class FakeTrim(Trim):
     def __init__(self, memory: FakeMemory) -> None:
         super().__init__()
         self._memory = memory
-        self.attempts = 0
+        self.attempts: int = 0
 
-    def reclaim(self, wanted_bytes: int, /) -> int | None:
+    def reclaim(self, wanted_bytes: int, /) -> int | None:  # noqa: ARG002 - as Trim
         """Give the heap back; time passes on the fake clock."""
         self.attempts += 1
         memory = self._memory
@@ -205,7 +205,7 @@ class FakeCollect(Collect):
         self.pause_s = _COLLECT_S
         self.ran: list[tuple[float, float]] = []
 
-    def run(self, generation: int = 2) -> int:
+    def run(self, generation: int = 2) -> int:  # noqa: ARG002 - as Collect
         """Free garbage into the heap; ``ran`` gets (elapsed seconds, pause)."""
         memory = self._memory
         self.ran.append((memory.clock.elapsed_s, self.pause_s))

@@ -7,7 +7,7 @@ import itertools
 from array import array
 from collections import Counter, deque
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from memguard.guard import Guard
 from memguard.model import Event, Level, Limit
@@ -103,17 +103,17 @@ class World:
     """
 
     def __init__(self, *, limit: int | str, rules: Rules, sinks: Sequence[Sink], fail_every: int | None) -> None:
-        self.clock = FakeClock()
-        self.memory = FakeMemory(self.clock, limit_bytes=parse_bytes(limit))
-        self.roster = Roster()
-        self.run = Run()
+        self.clock: FakeClock = FakeClock()
+        self.memory: FakeMemory = FakeMemory(self.clock, limit_bytes=parse_bytes(limit))
+        self.roster: Roster = Roster()
+        self.run: Run = Run()
         self._numbers = itertools.count()
         self._plans: list[tuple[float, int, Callable[[], object]]] = []
         self._refused = 0
         # As keywords, so that the environment of a test run changes nothing.
         settings = {rule.name: getattr(rules, rule.name) for rule in fields(Rules) if rule.name != "origins"}
         probe = self.memory if fail_every is None else _Flaky(self.memory, every=fail_every)
-        self.guard = _SimulatedGuard(
+        self.guard: Guard = _SimulatedGuard(
             self.memory,
             limit=self._limits,
             probe=probe,
@@ -122,7 +122,8 @@ class World:
             sinks=(self._told, *sinks),
             **settings,
         )
-        self.trim, self.collect = self.guard._trim, self.guard._collect  # noqa: SLF001 - they have no public name
+        self.trim: FakeTrim = cast("FakeTrim", self.guard._trim)  # noqa: SLF001 - it has no public name
+        self.collect: FakeCollect = cast("FakeCollect", self.guard._collect)  # noqa: SLF001 - as trim
         watch = self.guard._watch  # noqa: SLF001 - only the watch sees every attempt
         self._take_in = watch.relieved
         watch.relieved = self._relieved  # type: ignore[method-assign]
@@ -216,7 +217,7 @@ class _Flaky(FlakyProbe):
         self.vitals = memory.vitals
 
 
-def simulate(
+def simulate(  # noqa: PLR0913 - each is one thing about a world, most with a default
     scenario: Callable[[World], object],
     *,
     duration_s: float,
@@ -228,8 +229,9 @@ def simulate(
     """Play a scenario against a real guard and record what happened.
 
     The scenario is called once, before the first look, and sets the world up: flows, holders, what happens when. With
-    ``fail_every`` each n-th reading fails. Attempts and sinks run in the same thread, so the guard sees nothing while an
-    attempt takes its time: reality, where looking goes on, is kinder. GC policies stay out: they look at this process.
+    ``fail_every`` each n-th reading fails. Attempts and sinks run in the same thread, so the guard sees nothing while
+    an attempt takes its time: reality, where looking goes on, is kinder. GC policies stay out: they look at this
+    process.
 
     >>> run = simulate(lambda world: world.memory.flow(1 << 20), duration_s=60)
     >>> run.survived, run.level.name

@@ -217,7 +217,7 @@ def test_labels_that_cannot_be_read(error: type[Exception] | None) -> None:
     """A holder whose labels raise or make no sense is left out and told of once; the others are asked."""
     stage = Stage(RuntimeError)
     broken = _Broken()
-    broken.error = error and error("as scripted")
+    broken.error = None if error is None else error("as scripted")
     stage.guard.roster.add(broken)  # type: ignore[arg-type]
     stage.play()
     stage.recovered()

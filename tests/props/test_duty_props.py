@@ -58,13 +58,13 @@ def test_collections_in_a_whole_guard_stay_within_the_duty(pause_s: float, secon
 
     def stuck(world: World) -> None:
         worlds.append(world)
-        world.collect.pause_s = pause_s  # type: ignore[attr-defined]
+        world.collect.pause_s = pause_s
         world.memory.grow(440 * MIB - world.memory.used_bytes)
         world.holder("answers", held_bytes="5MiB", max_bytes="5MiB", into_heap=True, gives_ratio=0.2)
         world.memory.flow(100.0, into=world.memory.holders[0])
 
     simulate(stuck, duration_s=seconds, rules=Rules(backoff_max_s=1.0, pace_min_s=0.1))
-    ran = worlds[0].collect.ran  # type: ignore[attr-defined]
+    ran = worlds[0].collect.ran
     assert ran, "it is tried"
     spent = sum(cost_s for _, cost_s in ran)
     assert spent <= 0.05 * (seconds + pause_s) + 1.0 + pause_s + 1e-6

@@ -78,8 +78,8 @@ say(used=usage, cached=guard.snapshot.vitals.page_cache_bytes)
 
 CHILD = """
 import subprocess
-child = subprocess.Popen([sys.executable, "-c", "import sys; x = b'x' * (225 << 20); print(1, flush=True); sys.stdin.read()"],
-                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+hog = "import sys; x = b'x' * (225 << 20); print(1, flush=True); sys.stdin.read()"
+child = subprocess.Popen([sys.executable, "-c", hog], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 child.stdout.readline()
 risen = until(lambda: guard.level >= Level.CRITICAL, 5)
 refused = False
