@@ -159,7 +159,8 @@ class Gate:
             woken = asyncio.Event()
             self._waiting.append(lambda woken=woken: _call(loop.call_soon_threadsafe, woken.set))  # type: ignore[misc]
             with suppress(TimeoutError):  # room that came without a ring counts too
-                await asyncio.wait_for(woken.wait(), left_s)
+                async with asyncio.timeout(left_s):  # wait_for of 3.11 swallows a cancellation that meets the ring
+                    await woken.wait()
             if self._enter(ticket):
                 return
         raise self.refusal(ticket)

@@ -158,13 +158,10 @@ class Guard:
                 sleep_s = self._watch.tick()
             except BaseException as error:  # noqa: BLE001 - whatever happens, the thread goes on
                 sleep_s = _FAULT_S
-                self._fault(error)
+                with suppress(MemoryError):  # not even room for the words
+                    self._tell("guard.fault", f"a tick failed: {type(error).__name__}: {error}")
         if self._thread is None:  # it was stopped from inside a tick
             self._watch.reset()
-
-    def _fault(self, error: BaseException) -> None:
-        with suppress(MemoryError):  # not even room for the words
-            self._tell("guard.fault", f"a tick failed: {type(error).__name__}: {error}")
 
     def _ring(self) -> None:
         self._bell.ring()

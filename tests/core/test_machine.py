@@ -311,8 +311,10 @@ def test_being_blind_does_not_fall_before_the_dwell() -> None:
 def test_blind_nobody_is_asked() -> None:
     """Without sight there is no telling when to stop: no plan, no policy's collection, no ask by hand."""
     story = Story()
+    story.look(0.5, 100)
     for at in (1.0, 4.0):
         story.tell(Failed(at=at, error="EIO"))
+    assert story.state.blind
     assert story.survey(4.1, CACHE) is None
     assert story.tell(Due(at=4.2, name="collect", generation=2)).actions == ()
     assert story.tell(Asked(at=4.3, target_bytes=0, reason="x")).actions == ()
@@ -340,6 +342,17 @@ def test_starvation_names_who_ran() -> None:
     assert story.state.incident.blind_s == 1.5
     story.tell(Starved(at=13.0, gap_s=0.2))
     assert "no admitted work" in story.texts[-1]
+
+
+def test_what_nobody_saw_was_not_calm() -> None:
+    """After a gap the dwell starts anew: pressure may have been anything meanwhile."""
+    story = _pressed()
+    story.look(11.0, 100)
+    story.tell(Starved(at=21.0, gap_s=9.9))
+    story.look(21.0, 100)
+    assert story.state.stand.level is Level.WARNING
+    story.look(23.1, 100)
+    assert story.state.stand.level is Level.OK
 
 
 def test_refusals_are_counted() -> None:
@@ -444,11 +457,13 @@ def test_time_never_runs_backwards() -> None:
 
 def test_holders_that_left_are_forgotten() -> None:
     """A service that registers a thousand short-lived holders does not grow by their records."""
-    story = _pressed()
+    story, begun = _pressed(), 0
     for number in range(1000):
         step = story.survey(10.0 + number, replace(CACHE, name=f"cache#{number}"))
         if step is not None:
-            story.relieve(10.0 + number, step, 1)
+            begun += 1
+            story.relieve(10.0 + number, step, 0)
+    assert begun == 1000
     assert len(story.state.patience) < 80
 
 

@@ -230,6 +230,30 @@ def test_waiting_on_an_event_loop(running: tuple[Guard, FakeMemory]) -> None:
     wait_for(lambda: guard.snapshot.running == 0 and guard.snapshot.promised_bytes == 0)
 
 
+def test_a_cancellation_that_meets_the_ring_is_not_lost(running: tuple[Guard, FakeMemory]) -> None:
+    """Woken and cancelled in the same turn of the loop, a waiter is cancelled."""
+    guard, _ = running
+
+    async def main() -> None:
+        async def work() -> None:
+            async with guard.admit("1MiB", wait_s=20.0):
+                pass
+
+        for turns in range(6):
+            task = asyncio.create_task(work())
+            for _ in range(3):
+                await asyncio.sleep(0)
+            guard._gate.wake()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            done, _ = await asyncio.wait({task}, timeout=5.0)
+            assert done
+            assert task.cancelled()
+
+    asyncio.run(main())
+
+
 def test_on_an_event_loop_a_plain_with_cannot_wait(running: tuple[Guard, FakeMemory]) -> None:
     """It is refused at once instead of blocking the loop."""
     guard, _ = running
