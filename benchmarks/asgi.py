@@ -26,16 +26,13 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import report
 
 from memguard.ext.asgi import MemguardMiddleware
 from memguard.guard import Guard
 from memguard.units import MIB
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 ROOT = Path(__file__).parent.parent
 MODES = ("bare", "again", "guarded", "refused")
@@ -57,7 +54,11 @@ class CriticalProbe:
     source = "a constant"
 
     def read(self) -> int:
+        """Bytes used."""
         return 92 * MIB
+
+    def close(self) -> None:
+        """Nothing to give back."""
 
 
 def application() -> Any:  # noqa: ANN401 - FastAPI has no types of its own here
@@ -112,15 +113,18 @@ async def _call_us(app: Any, count: int) -> float:  # noqa: ANN401 - an ASGI app
 async def in_process(pairs: int) -> list[Row]:
     rows = []
     with Guard(limit="4GiB") as guard:
-        time.sleep(0.3)
-        for title, app, count in (("in process: plain ASGI app", plain, 2000), ("in process: FastAPI", application(), 200)):
+        await asyncio.sleep(0.3)
+        for title, app, count in (
+            ("in process: plain ASGI app", plain, 2000),
+            ("in process: FastAPI", application(), 200),
+        ):
             guarded = MemguardMiddleware(app, guard=guard)
             taken = [(await _call_us(app, count), await _call_us(guarded, count)) for _ in range(pairs)]
             bare_us = statistics.median(bare for bare, _ in taken)
             more_us = statistics.median(other - bare for bare, other in taken)
             rows.append(_row(title, f"{bare_us:.1f} µs", f"+{more_us:.2f} µs a request", "–"))
     with critical_guard() as guard:
-        time.sleep(0.3)
+        await asyncio.sleep(0.3)
         shedding = MemguardMiddleware(plain, guard=guard)
         shed_us = statistics.median([await _call_us(shedding, 500) for _ in range(pairs)])
         rows.append(_row("in process: refused", "–", f"{shed_us:.1f} µs a refusal, {guard.level.name}", "–"))
@@ -294,7 +298,9 @@ def main() -> int:
     fast = all(importlib.util.find_spec(name) for name in ("httptools", "uvloop"))
     for http in ("h11", "httptools") if fast else ("h11",):
         rows += over_loopback(arguments.turns, http)
-    report.publish("asgi", title="What the ASGI middleware costs", rows=rows, method=__doc__.split("\n\n")[1].splitlines())
+    report.publish(
+        "asgi", title="What the ASGI middleware costs", rows=rows, method=__doc__.split("\n\n")[1].splitlines()
+    )
     return 0
 
 

@@ -22,6 +22,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import report
 
@@ -62,7 +63,7 @@ def child(mode: str, seconds: float) -> None:
     kind, _, place = mode.partition("-")
     ballast, cache = bytearray(), {}
     if place == "pressed":
-        cache = {number: b"x" * ENTRY_BYTES for number in range(CACHE_BYTES // ENTRY_BYTES)}
+        cache = {number: os.urandom(ENTRY_BYTES) for number in range(CACHE_BYTES // ENTRY_BYTES)}
         ballast = bytearray(b"x") * max(0, int(CAGE_BYTES * PRESSED_RATIO) - CACHE_BYTES - _usage_bytes())
     if kind == "sleep":
         print(json.dumps(_cpu_s(seconds)))
@@ -123,7 +124,7 @@ def run(code: str, env: dict[str, str]) -> str:
 
 def imports(runs: int, env: dict[str, str]) -> list[Row]:
     codes = {"bare": "pass", "import": "import memguard", "guard": "from memguard import Guard"}
-    taken: dict[str, list[float]] = {name: [] for name in codes}
+    taken: dict[str, Any] = {name: [] for name in codes}
     for code in codes.values():
         run(code, env)
     for turn in range(runs):
@@ -142,7 +143,7 @@ def imports(runs: int, env: dict[str, str]) -> list[Row]:
         loaded = json.loads(run(_MODULES.format(more=codes[name]), env))
         foreign = [known for known in loaded if known.split(".")[0] not in {*sys.stdlib_module_names, "memguard"}]
         met = more <= IMPORT_BAR_MS and not foreign if bar else None
-        text = f"+{more:.1f} ms; {len(loaded)} modules, third-party: {', '.join(foreign) or 'none'}"
+        text = f"{more:+.1f} ms; {len(loaded)} modules, third-party: {', '.join(foreign) or 'none'}"
         rows.append(_row(title, f"{bare:.1f} ms", text, bar and bar + ", no third-party", met=met))
     return rows
 
@@ -162,7 +163,7 @@ def memory(runs: int, env: dict[str, str]) -> list[Row]:
     bare = statistics.median(bare for bare, _ in pairs)
     loaded = json.loads(run(_MODULES.format(more="guard = memguard.Guard().start()"), env))
     foreign = [known for known in loaded if known.split(".")[0] not in {*sys.stdlib_module_names, "memguard"}]
-    text = f"+{more:.2f} MiB; {len(loaded)} modules, third-party: {', '.join(foreign) or 'none'}"
+    text = f"{more:+.2f} MiB; {len(loaded)} modules, third-party: {', '.join(foreign) or 'none'}"
     return [_row("RSS, guard started", f"{bare:.2f} MiB", text, f"{RSS_BAR_MIB:g} MiB", met=more <= RSS_BAR_MIB)]
 
 
@@ -187,28 +188,29 @@ def ticks(env: dict[str, str]) -> list[Row]:
             f"hot {hot[0]:.1f} µs (p99 {hot[1]:.0f}), after sleep {slept[0]:.0f} µs (p99 {slept[1]:.0f}); "
             f"read: {', '.join(results[0]['limits'])}; {level}"
         )
-        rows.append(_row(title, "–", text, f"{TICK_BAR_US:g} µs" if calm else "", met=hot[0] <= TICK_BAR_US if calm else None))
+        rows.append(
+            _row(title, "–", text, f"{TICK_BAR_US:g} µs" if calm else "", met=hot[0] <= TICK_BAR_US if calm else None)
+        )
     return rows
 
 
-def _measure(mode: str, env: dict[str, str], *, caged: bool, seconds: float = 0.0) -> dict[str, list[float]]:
+def _measure(mode: str, env: dict[str, str], *, caged: bool, seconds: float = 0.0) -> dict[str, Any]:
     with ExitStack() as stack:
         process = _start(mode, env, stack, caged=caged, seconds=seconds)
         return _answer(process)
 
 
-def _start(
-    mode: str, env: dict[str, str], stack: ExitStack, *, caged: bool, seconds: float
-) -> subprocess.Popen[str]:
+def _start(mode: str, env: dict[str, str], stack: ExitStack, *, caged: bool, seconds: float) -> subprocess.Popen[str]:
     argv = [sys.executable, __file__, "--child", mode, "--seconds", str(seconds)]
     start = stack.enter_context(Cage(CAGE_BYTES)).popen if caged else subprocess.Popen
     process: subprocess.Popen[str] = start(argv, env=env, stdout=subprocess.PIPE, text=True)
     return process
 
 
-def _answer(process: subprocess.Popen[str]) -> dict[str, list[float]]:
+def _answer(process: subprocess.Popen[str]) -> dict[str, Any]:
     out, _ = process.communicate(timeout=180)
-    return json.loads(out.splitlines()[-1])
+    answer: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return answer
 
 
 def shares(seconds: float, env: dict[str, str]) -> list[Row]:
@@ -224,11 +226,9 @@ def shares(seconds: float, env: dict[str, str]) -> list[Row]:
         answers = {key: _answer(process) for key, process in started.items()}
     rows = []
     for title, place, _, bar in cases:
-        bare, guarded = (
-            answers[kind, place]["cpu_s"] / answers[kind, place]["wall_s"] for kind in ("sleep", "guard")
-        )
+        bare, guarded = (answers[kind, place]["cpu_s"] / answers[kind, place]["wall_s"] for kind in ("sleep", "guard"))
         more = guarded - bare
-        text = f"+{more:.3%} of a core over {seconds:g} s; {answers['guard', place]['level']}"
+        text = f"{more:+.3%} of a core over {seconds:g} s; {answers['guard', place]['level']}"
         rows.append(_row(title, f"{bare:.3%}", text, bar, met=more <= CPU_BAR_RATIO if bar else None))
     return rows
 
@@ -258,7 +258,8 @@ def main() -> int:
             "tick": lambda: ticks(env),
             "cpu": lambda: shares(arguments.seconds, env),
         }
-        rows = [row for name, part in parts.items() if arguments.only in {None, name} for row in part()]
+        wanted = parts.values() if arguments.only is None else (parts[arguments.only],)
+        rows = [row for part in wanted for row in part()]
     if arguments.only is None:
         report.publish("cost", title="What memguard costs", rows=rows, method=__doc__.split("\n\n")[1].splitlines())
     return 0

@@ -36,8 +36,6 @@ from memguard.testing.cage import Cage, cage_unavailable
 from memguard.units import KIB, MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from memguard.guard import Guard
 
 ROOT = Path(__file__).parent.parent
@@ -137,6 +135,7 @@ class Poller:
                 self._cleared.append(time.monotonic())
 
     def back_at(self, since: float) -> float | None:
+        """When the first ``clear()`` after an instant had made usage fall."""
         return min((at for at in self._cleared if at > since), default=None)
 
 

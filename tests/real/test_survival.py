@@ -71,9 +71,11 @@ for _ in range(600):
     with open(path, "ab") as file: file.write(b"x" * (1 << 20))
     with open(path, "rb") as file: file.seek(-1 << 20, 2); file.read()
     if _ % 50 == 0: time.sleep(0.05)
-raw = max(limit.bytes for limit in guard.limits)
+limit = guard.snapshot.limit
+file = {1: "memory.usage_in_bytes", 2: "memory.current"}[limit.version]
+with open(f"{limit.path}/{file}") as group: raw = int(group.read())
 usage = guard.snapshot.reading.used_bytes
-say(used=usage, cached=guard.snapshot.vitals.page_cache_bytes)
+say(used=usage, cached=raw - usage)
 """
 
 CHILD = """

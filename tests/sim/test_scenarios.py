@@ -11,10 +11,21 @@ import pytest
 from memguard.errors import AdmissionRefused
 from memguard.model import Level
 from memguard.rules import Rules
-from memguard.testing import FakeHolder, LyingReclaimer, RaisingReclaimer, SlowReclaimer, UselessReclaimer, simulate
+from memguard.testing import (
+    FakeHolder,
+    LyingReclaimer,
+    RaisingReclaimer,
+    SlowReclaimer,
+    UselessReclaimer,
+    replay,
+    save_record,
+    simulate,
+)
 from memguard.units import KIB, MIB
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memguard.testing import Run, World
 
 LIMIT = 512 * MIB
@@ -459,6 +470,28 @@ def test_page_cache_is_not_usage() -> None:
     """Gigabytes of page cache change nothing."""
     run = simulate(lambda world: setattr(world.memory, "page_cache_bytes", 4 << 30), duration_s=30)
     assert run.peak_level is Level.OK
+
+
+def test_a_recorded_incident_replays(tmp_path: Path) -> None:
+    """What a guard took down, written to a file and decided again, ends in the very same incident."""
+
+    def spike(world: World) -> None:
+        world.holder("answers", held_bytes="150MiB")
+        world.add(LyingReclaimer("liar", size_bytes=50 * MIB))
+        world.memory.flow(lambda second: 150.0 * MIB if 10 <= second < 12 else 0.0)
+        world.at(15, lambda: world.starve(1.0))
+        world.at(20, lambda: world.memory.grow(-300 * MIB))
+
+    rules = Rules(pace_min_s=0.1)
+    run = simulate(spike, duration_s=60, rules=rules, fail_every=5)
+    assert run.record is not None
+    assert run.record.missed == 0
+    save_record(run.record, tmp_path / "incident.jsonl")
+    decisions = replay(tmp_path / "incident.jsonl", rules)
+    assert decisions[-1].closed == run.incidents[-1]
+    assert run.incidents[-1].attempts > 3
+    told = [event for decision in decisions for event in decision.events]
+    assert told == [event for event in run.events if event.at >= told[0].at][: len(told)]
 
 
 def test_the_same_run_twice() -> None:
