@@ -77,8 +77,8 @@ class MemguardMiddleware:
         except (KeyboardInterrupt, SystemExit):
             ticket.close("failed")
             raise
-        except Exception:
-            ticket.close("abandoned" if exchange.gone else "failed")
+        except Exception as error:
+            ticket.close("abandoned" if exchange.left(error) else "failed")
             raise
         except BaseException:  # asyncio's or trio's cancellation, or a coroutine that was dropped
             ticket.close("abandoned")
@@ -94,11 +94,12 @@ class MemguardMiddleware:
 class _Exchange:
     """Watches one request's messages go by: was it answered in full, did the client leave before?"""
 
-    __slots__ = ("_receive", "_send", "answered", "gone")
+    __slots__ = ("_receive", "_send", "answered", "gone", "started")
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
+        self.started = False
         self.answered = False
         self.gone = False
 
@@ -109,15 +110,21 @@ class _Exchange:
             self.gone = True
         return message
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:  # no coroutine of its own: it is on every request's way
         kind = message["type"]
-        if (kind == "http.response.body" and not message.get("more_body", False)) or kind == "http.response.pathsend":
+        if kind == "http.response.start":
+            self.started = True
+        elif (kind == "http.response.body" and not message.get("more_body", False)) or kind == "http.response.pathsend":
             self.answered = True
-        try:
-            await self._send(message)
-        except OSError:  # how servers say "the client has gone" since ASGI 2.4
-            self.answered, self.gone = False, True
-            raise
+        return self._send(message)
+
+    def left(self, error: Exception) -> bool:
+        """Whether this error means that the client has gone.
+
+        Since ASGI 2.4 a server's ``send`` raises OSError then, which Starlette passes on as ``ClientDisconnect``; an
+        OSError from before the answer began is the application's own.
+        """
+        return self.gone or (self.started and (isinstance(error, OSError) or isinstance(error.__context__, OSError)))
 
 
 def _promise_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
