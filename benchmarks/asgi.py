@@ -6,8 +6,8 @@ separate client process asks one after the other over 8 kept connections, one re
 0.05 s. A ratio is to the mean of two bare servers in the same turn: its median over all turns, with the 95 % interval
 of that median; a bar is met or missed only when the whole interval says so. "bare again" compares the bare servers
 with each other and shows what the method can't tell apart. "CPU" is what the server process used a request, all its
-threads together. "refused" is a
-guard at CRITICAL, which answers 503 before the application. Nothing is pinned to a core.
+threads together. "refused" is a guard at CRITICAL, which answers 503 before the application. Nothing is pinned to a
+core. The httptools rows need httptools and uvloop, and are left out without them.
 
     python benchmarks/asgi.py [--turns 400]
 """

@@ -2,10 +2,11 @@
 
 Every figure comes from processes of its own, run in turn with a twin that does the same without memguard; the
 compiled modules are there, as in an installed package. Import: wall time of a whole interpreter, median of the
-differences between neighbours. Memory: VmRSS after 1.5 s of sleep. Tick: calls of ``guard.tick()`` one after another
-("hot"), and with 2 ms of sleep before each ("after sleep"), as a started guard ticks: the processor's caches are lost. CPU: process
-CPU time over the stated seconds, all four processes at once. "under pressure" is a process held at 85 % of its
-group's limit by bytes that nobody can shed, with a cache registered that can.
+differences between neighbours; ``import memguard`` alone loads nothing yet, the names are fetched when first used.
+Memory: VmRSS after 1.5 s of sleep. Tick: calls of ``guard.tick()`` one after another ("hot"), and with 2 ms of sleep
+before each ("after sleep"), as a started guard ticks: the processor's caches are lost. CPU: process CPU time over the
+stated seconds, all four processes at once. "under pressure" is a process held at 85 % of its group's limit by bytes
+that nobody can shed, with a cache registered that can.
 
     python benchmarks/cost.py [--runs 21] [--seconds 20] [--only import|memory|tick|cpu]
 """

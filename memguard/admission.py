@@ -94,6 +94,7 @@ class Gate:
     def __init__(self, *, rules: Rules, view: Callable[[], Snapshot], clock: Clock) -> None:
         self._rules = rules
         self._act = rules.mode == "act"
+        self._reopen_ratio = rules.leave_ratio(_CRITICAL)
         self._view = view
         self._clock = clock
         self._ledger = Ledger()
@@ -167,7 +168,7 @@ class Gate:
 
     def _enter(self, ticket: Ticket) -> bool:
         snapshot, wanted = self._view(), ticket.bytes
-        if snapshot.level >= _CRITICAL and self._act:
+        if self._act and self._shut(snapshot):
             return False
         if wanted:
             with self._lock:
@@ -176,6 +177,13 @@ class Gate:
                 self._ledger.promise(ticket, wanted)
         self._open[ticket] = None
         return True
+
+    def _shut(self, snapshot: Snapshot) -> bool:
+        """Whether nobody is admitted: at CRITICAL or above, until pressure has come down below the release level.
+
+        Not until the level falls: it is held for a while, and refusing meanwhile would shed work that fits.
+        """
+        return snapshot.level >= _CRITICAL and (snapshot.blind or snapshot.pressure >= self._reopen_ratio)
 
     def _fits(self, snapshot: Snapshot, wanted: int) -> bool:
         if snapshot.limit is None or snapshot.reading is None:

@@ -158,6 +158,19 @@ def test_a_stop_does_notwait_for_ever(tellers: list[Teller]) -> None:
     wait_for(lambda: len(sink.events) == 2)
 
 
+def test_in_a_forked_child_nothing_is_told_twice(tellers: list[Teller]) -> None:
+    """What was queued is the parent's to tell; the child's own events are told."""
+    sink = RecordingSink()
+    teller = Teller((sink,))
+    tellers.append(teller)
+    teller.tell(_event(number=1))
+    teller.forget()
+    teller.start()
+    teller.tell(_event(number=2))
+    wait_for(lambda: sink.events)
+    assert [event.at for event in sink.events] == [2.0]
+
+
 def test_inline_tells_at_once_and_bears_reentry() -> None:
     """In a simulation a sink is called in tell itself, and may tell something on its own."""
     told: list[str] = []

@@ -63,6 +63,33 @@ def test_by_bytes(scene: Scene) -> None:
     assert refused.value.problem()["status"] == 503
 
 
+def test_the_gate_follows_the_pressure(scene: Scene) -> None:
+    """Shut above CRITICAL and inside the gap below it; open again under 85 %, though the level is still held."""
+    scene.memory.grow(360 * MIB)
+    scene.look()
+    with pytest.raises(AdmissionRefused):
+        scene.guard.admit()
+    scene.memory.grow(-30 * MIB)
+    scene.look()
+    with pytest.raises(AdmissionRefused):
+        scene.guard.admit()
+    scene.memory.grow(-10 * MIB)
+    scene.look()
+    assert scene.guard.level.name == "CRITICAL"
+    scene.guard.admit().close()
+
+
+def test_a_blind_guard_that_should_refuse_refuses() -> None:
+    """The last reading says nothing while the guard is blind."""
+    scene = Scene(blind_level="CRITICAL")
+    scene.memory.broken = OSError("gone")
+    for _ in range(12):
+        scene.look()
+    assert scene.guard.snapshot.blind
+    with pytest.raises(AdmissionRefused):
+        scene.guard.admit()
+
+
 def test_promises_count_until_closed(scene: Scene) -> None:
     """Two that fit alone do not fit together; closing the first makes room."""
     first = scene.guard.admit("200MiB")

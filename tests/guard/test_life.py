@@ -181,6 +181,23 @@ def test_stop_in_a_sink() -> None:
     wait_for(lambda: not box[0].running)
 
 
+def test_a_stop_while_stopping_does_nothing() -> None:
+    """A sink that answers the end with another stop is told of one end."""
+    seen: list[str] = []
+    box: list[Guard] = []
+
+    def sink(event: Event, /) -> None:
+        seen.append(event.name)
+        if event.name == "guard.stopped":
+            box[0].stop()
+
+    box.append(_guard(sinks=(sink,)))
+    with box[0]:
+        pass
+    wait_for(lambda: not _threads())
+    assert seen.count("guard.stopped") == 1
+
+
 def test_stop_in_a_reclaimer() -> None:
     """A reclaimer may stop the guard that is asking it."""
     memory = FakeMemory(FakeClock())
@@ -189,6 +206,7 @@ def test_stop_in_a_reclaimer() -> None:
     guard.reclaimer("stopper", lambda wanted_bytes: guard.stop())
     guard.start()
     wait_for(lambda: not guard.running)
+    wait_for(lambda: guard.snapshot.reading is None)
     assert guard.level is Level.OK, "after a stop nothing is judged"
 
 
