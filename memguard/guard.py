@@ -334,8 +334,8 @@ class Guard:
         """Permission for work that needs so many bytes (None: unknown), as a context manager, sync or async.
 
         Refused from CRITICAL on until pressure is below where that level is left, and whenever used + promised +
-        ``bytes`` would pass the CRITICAL rung. ``label`` names the work in events ("POST /agents"). ``wait_s`` waits for
-        room; on an event loop use ``async with``.
+        ``bytes`` would pass the CRITICAL rung. ``label`` names the work in events ("POST /agents"). ``wait_s``
+        waits for room; on an event loop use ``async with``.
 
         Raises:
             AdmissionRefused: with ``retry_after_s``, the level and the numbers.
