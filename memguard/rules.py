@@ -141,7 +141,9 @@ class Rules:
         parse_bytes,
     )
     slow_s: float = _rule(
-        1.0, "seconds between looks at swap, PSI, children, page cache and GC policies", parse_seconds
+        1.0,
+        "seconds between looks at children and page cache; swap and PSI too under pressure, else with the limit",
+        parse_seconds,
     )
     limit_refresh_s: float = _rule(
         5.0, "seconds between searches for the limit: pods are resized in place", parse_seconds

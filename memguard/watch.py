@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, get_args
 
 from memguard._core.forecast import time_to_limit_s
 from memguard._core.machine import advance
-from memguard._core.record import Record
 from memguard._core.state import State
 from memguard._core.stimuli import (
     Attempt,
@@ -27,6 +26,7 @@ from memguard.threads import Bell
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from memguard._core.record import Record
     from memguard._core.state import Decision
     from memguard._core.stimuli import Asked, Step, Stimulus
     from memguard.admission import Gate
@@ -49,6 +49,8 @@ _ROUNDS = 64
 # Between two questions to the GC policies while all is well; under pressure they are asked on every tick.
 _POLICY_S = 0.25
 _INCIDENTS_KEPT = 32
+# Refusals are told at once, and then summed up: a closed gate refuses hundreds a second.
+_REFUSALS_S = 1.0
 # Texts that are told once; one with a number in it could be new each time.
 _TOLD_AT_MOST = 100
 _COSTS = get_args(Cost)
@@ -104,7 +106,7 @@ class Watch:
         self._state = State()
         self._sleep_s = rules.pace_max_s
         self._wake_at: float | None = None
-        self._slow_at = self._find_at = self._policy_at = 0.0
+        self._slow_at = self._find_at = self._policy_at = self._refused_at = 0.0
         self._anew = False
         self._refusals_told = 0
         self._vitals: Vitals | None = None
@@ -124,7 +126,7 @@ class Watch:
             self.incidents.append(replace(self._state.incident, verdict="not over: the guard was stopped"))
         self._state = State(patience=self._state.patience)
         self._wake_at = None
-        self._slow_at = self._find_at = self._policy_at = 0.0
+        self._slow_at = self._find_at = self._policy_at = self._refused_at = 0.0
         self._inbox.clear()
         while self._askers:
             self._askers.popleft().ring()
@@ -171,7 +173,8 @@ class Watch:
             self._feed(Starved(at=now, gap_s=gap_s, running=self._gate.labels(since=since)))
         if now >= self._slow_at:
             self._slow(now)
-        if self._gate.refusals != self._refusals_told:
+        if self._gate.refusals != self._refusals_told and now >= self._refused_at:
+            self._refused_at = now + _REFUSALS_S
             count, self._refusals_told = self._gate.refusals - self._refusals_told, self._gate.refusals
             self._feed(Refused(at=now, count=count))
         self._look(now)
@@ -222,6 +225,8 @@ class Watch:
 
     def _take_down(self, before: State, stimulus: Stimulus, decision: Decision) -> None:
         if before.incident is None or self.record is None:
+            from memguard._core.record import Record  # noqa: PLC0415 - memory that a calm service need not pay for
+
             self.record = Record(state=before)
         self.record.add(stimulus)
         if decision.closed is not None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from memguard.telemetry import EVENTS
-
 if TYPE_CHECKING:
     from memguard.model import Event
 
@@ -23,10 +21,13 @@ class LogSink:
 
     def __call__(self, event: Event, /) -> None:
         """Log one event."""
+        # Not at the top: a service that logs nothing does not pay for it in memory.
+        from memguard.telemetry import EVENTS  # noqa: PLC0415
+
         severity = EVENTS[event.name].severity
         if severity == "info" and "logging" not in sys.modules:
             return
-        import logging  # noqa: PLC0415 - only when there is something to say
+        import logging  # noqa: PLC0415 - as above
 
         logger = logging.getLogger("memguard")
         level = logging.getLevelNamesMapping()[severity.upper()]
