@@ -46,15 +46,15 @@ if TYPE_CHECKING:
         RulesError,
     )
     from memguard.guard import Guard
+    from memguard.kinds import Cost as Cost
+    from memguard.kinds import LimitKind as LimitKind
     from memguard.model import (
-        Cost,
         Event,
         GcStats,
         Holder,
         Incident,
         Level,
         Limit,
-        LimitKind,
         Reading,
         Relief,
         Snapshot,
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AdmissionRefused": "memguard.errors",
     "AlreadyGuarding": "memguard.errors",
-    "Cost": "memguard.model",
+    "Cost": "memguard.kinds",
     "Event": "memguard.model",
     "GcPolicy": "memguard.reclaimers.gc_policy",
     "GcStats": "memguard.model",
@@ -76,7 +76,7 @@ _HOMES = {
     "Incident": "memguard.model",
     "Level": "memguard.model",
     "Limit": "memguard.model",
-    "LimitKind": "memguard.model",
+    "LimitKind": "memguard.kinds",
     "LimitNotFound": "memguard.errors",
     "MemguardError": "memguard.errors",
     "MissingExtra": "memguard.errors",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal, Self
 
 from memguard._core.ledger import Ledger
 from memguard.errors import AdmissionRefused
@@ -17,23 +16,23 @@ from memguard.model import Level
 from memguard.threads import Bell, new_lock
 from memguard.units import format_bytes, format_seconds, parse_bytes
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+    from typing import Self
 
+    from memguard.kinds import Outcome
     from memguard.model import Snapshot
     from memguard.ports import Clock
     from memguard.rules import Rules
 
-__all__ = ["Gate", "Outcome", "Ticket"]
+__all__ = ["Gate", "Ticket"]
 
 # Python 3.11 finds an enum's member by a call of its own, four times the price of the comparison.
 _CRITICAL = Level.CRITICAL
 # Who ran while the guard could not is looked for among so many that ended last.
 _CLOSED_KEPT = 16
-
-Outcome = Literal["done", "failed", "abandoned"]
-"""How admitted work ended: as meant, with an error, or because nobody wanted it any more."""
 
 
 class Ticket:

@@ -6,7 +6,6 @@ import os
 import time
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
 
 from memguard import lifetime
 from memguard import roster as rosters
@@ -25,11 +24,14 @@ from memguard.telling import Teller
 from memguard.threads import Bell, Running, new_lock, start_thread
 from memguard.watch import COLLECT, Watch, forward_only
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Self
 
     from memguard._core.record import Record
-    from memguard.model import Cost, Holder, Incident, Limit, Relief, Snapshot
+    from memguard.kinds import Cost
+    from memguard.model import Holder, Incident, Limit, Relief, Snapshot
     from memguard.ports import Clock, GcDecider, LimitSource, Probe, Sink
     from memguard.roster import Handle, Roster
 

@@ -6,18 +6,20 @@ import atexit
 import os
 import threading  # noqa: F401 - its fork hook has to be registered before ours
 import weakref
-from typing import Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Lively(Protocol):
+        """Something that runs threads."""
+
+        def stop(self) -> None: ...
+
+        def after_fork(self) -> None: ...
+
 
 __all__ = ["enrol", "leave"]
-
-
-class _Lively(Protocol):
-    """Something that runs threads."""
-
-    def stop(self) -> None: ...
-
-    def after_fork(self) -> None: ...
-
 
 _running: weakref.WeakSet[_Lively] = weakref.WeakSet()
 

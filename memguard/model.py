@@ -8,34 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Literal
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from memguard.kinds import Cost, LimitKind, Usage
+
 __all__ = [
-    "Cost",
     "Event",
     "GcStats",
     "Holder",
     "Incident",
     "Level",
     "Limit",
-    "LimitKind",
     "Reading",
     "Relief",
     "Snapshot",
     "Vitals",
 ]
-
-LimitKind = Literal["policy", "kill", "throttle", "host"]
-"""What happens above a limit: a promise broken, a kill, a stall, or the machine's own end."""
-
-Usage = Literal["tree", "cgroup", "address-space", "data", "host"]
-"""Which usage a limit is compared with."""
-
-Cost = Literal["free", "cheap", "dear", "last"]
-"""What giving memory back costs the service: nothing, a recomputation, something noticed, a last resort."""
 
 
 class Level(IntEnum):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memguard.model import Cost, Event, GcStats, Level, Limit, Snapshot
+    from memguard.kinds import Cost
+    from memguard.model import Event, GcStats, Level, Limit, Snapshot
 
 __all__ = ["Clock", "GcDecider", "LimitSource", "Probe", "Reclaimer", "Sink"]
 

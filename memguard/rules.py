@@ -9,14 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal
 
 from memguard.errors import RulesError
 from memguard.model import Level
 from memguard.units import MIB, parse_bytes, parse_ratio, parse_seconds
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any, Final, Literal
 
 __all__ = ["Rules"]
 

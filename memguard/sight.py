@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from memguard._core.stimuli import Looked
 from memguard.errors import LimitNotFound, RulesError
@@ -14,6 +13,7 @@ from memguard.probes.limits import find_limits
 from memguard.probes.vitals import VitalsReader
 from memguard.units import format_bytes, parse_bytes
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

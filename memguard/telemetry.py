@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Final
 
-__all__ = ["EVENTS", "EventRow", "Severity"]
+    from memguard.kinds import Severity
 
-Severity = Literal["info", "warning", "error"]
-"""How loud a log line about it should be."""
+__all__ = ["EVENTS", "EventRow"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, get_args
 
 from memguard._core.forecast import time_to_limit_s
 from memguard._core.machine import advance
+from memguard._core.planner import HARM
 from memguard._core.state import State
 from memguard._core.stimuli import (
     Attempt,
@@ -20,9 +20,10 @@ from memguard._core.stimuli import (
     Starved,
     Surveyed,
 )
-from memguard.model import Cost, Event, Holder, Incident, Level, Reading, Relief, Snapshot
+from memguard.model import Event, Holder, Incident, Level, Reading, Relief, Snapshot
 from memguard.threads import Bell
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -53,7 +54,6 @@ _INCIDENTS_KEPT = 32
 _REFUSALS_S = 1.0
 # Texts that are told once; one with a number in it could be new each time.
 _TOLD_AT_MOST = 100
-_COSTS = get_args(Cost)
 # A reclaimer that took longer last time gets a thread of its own, so that looking goes on meanwhile.
 _PROMPT_S = 0.05
 
@@ -371,8 +371,8 @@ def _holder(offer: Offer, state: State) -> Holder:
 
 def _offer(name: str, reclaimer: Reclaimer) -> Offer:
     cost, at = reclaimer.cost, reclaimer.at
-    if cost not in _COSTS or not isinstance(at, Level):
-        raise ValueError(f"cost={cost!r} must be one of {', '.join(_COSTS)}, and at={at!r} a Level")
+    if cost not in HARM or not isinstance(at, Level):
+        raise ValueError(f"cost={cost!r} must be one of {', '.join(HARM)}, and at={at!r} a Level")
     return Offer(
         name=name,
         cost=cost,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memguard.model import Cost, Level
+from memguard.model import Level
 from memguard.roster import Handle, Roster
+
+if TYPE_CHECKING:
+    from memguard.kinds import Cost
 
 
 class _Silent:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from memguard._core.state import Account, State, event
 from memguard.units import format_bytes, format_seconds
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from memguard.model import Event, Relief
     from memguard.rules import Rules

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from memguard.units import format_bytes, format_seconds
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from memguard.model import Incident, Level, Relief
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memguard.model import Level
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from memguard.rules import Rules
 

@@ -7,7 +7,6 @@ Every outside fact comes in as a stimulus, and every stimulus in every state giv
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 from memguard._core import incident as incidents
 from memguard._core.accounts import book, close_account, settles
@@ -33,8 +32,10 @@ from memguard._core.stimuli import (
 from memguard.model import Incident, Level
 from memguard.units import format_bytes, format_seconds
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
     from memguard._core.patience import Patience
     from memguard._core.stimuli import Stimulus

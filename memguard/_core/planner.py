@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from memguard._core.stimuli import Step
 from memguard.model import Level
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -14,11 +13,11 @@ if TYPE_CHECKING:
     from memguard._core.stimuli import Offer
     from memguard.rules import Rules
 
-__all__ = ["goal_bytes", "plan", "pressing", "settle"]
+__all__ = ["HARM", "goal_bytes", "plan", "pressing", "settle"]
 
 # How much worse it is to lose something costly than to lose nothing: a class is passed over only when it pays
 # so many times less per second.
-_HARM = {"free": 1.0, "cheap": 4.0, "dear": 64.0, "last": 1024.0}
+HARM = {"free": 1.0, "cheap": 4.0, "dear": 64.0, "last": 1024.0}
 # What an untried reclaimer is expected to pay, bytes per second: freeing small objects gives about 1 MB a ms.
 _PRIOR = float(1 << 30)
 # Closer than this to the limit, at the speed of the burst, whoever knows what he holds goes before a gamble.
@@ -82,7 +81,7 @@ def plan(offers: Iterable[Offer], state: State, at: float, rules: Rules) -> Step
         if not wanted or not _usable(offer, state, at, rules):
             continue
         rate = state.patience_of(offer.name).rate
-        worth = (_PRIOR if rate is None else rate) / _HARM[offer.cost]
+        worth = (_PRIOR if rate is None else rate) / HARM[offer.cost]
         score = (worth / _GAMBLE if urgent and offer.size_bytes is None else worth, offer.size_bytes or 0)
         if score > best_score:
             best_score = score

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any
 
 from memguard._core import stimuli
 from memguard._core.forecast import Growth
@@ -13,7 +12,10 @@ from memguard._core.patience import Duty, Patience
 from memguard._core.state import Account, Ask, State
 from memguard.model import Incident, Level, Relief
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from memguard._core.stimuli import Stimulus
 
 __all__ = ["Record", "decode", "encode"]

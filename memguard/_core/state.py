@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from memguard._core.forecast import Growth
 from memguard._core.ladder import Stand
 from memguard._core.patience import Duty, Patience
 from memguard.model import Event
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from memguard.model import Cost, Level, Relief
+    from memguard.kinds import Cost
+    from memguard.model import Level, Relief
 
 __all__ = [
     "Action",

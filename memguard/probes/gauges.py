@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memguard.probes.cgroup import CgroupProbe
 from memguard.probes.files import below
 from memguard.probes.portable import PortableProbe
 from memguard.probes.procfs import HostProbe, MappedProbe, TreeProbe
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
 
 from memguard.model import Limit
 from memguard.probes.files import printable, read_file, read_number
 from memguard.probes.mounts import Home, find_home, memberships, memory_mounts
 from memguard.units import MIB, format_bytes
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Final
 
-    from memguard.model import LimitKind, Usage
+    from memguard.kinds import LimitKind, Usage
 
 __all__ = ["Findings", "find_limits"]
 

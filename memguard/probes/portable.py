@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import psutil
 
-    from memguard.model import Usage
+    from memguard.kinds import Usage
 
 __all__ = ["PortableProbe", "portable_vitals", "total_bytes"]
 

@@ -6,13 +6,14 @@ Fields of /proc/<pid>/statm and /proc/meminfo: proc(5). Reading statm by a kept 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal
 
 from memguard.probes.children import ChildrenProbe
 from memguard.probes.files import KeptFile
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Literal
 
 __all__ = ["HostProbe", "MappedProbe", "TreeProbe"]
 

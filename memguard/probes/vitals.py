@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
 
 from memguard.model import Vitals
 from memguard.probes.cgroup import page_cache_bytes
 from memguard.probes.files import below, read_file
 from memguard.probes.portable import portable_vitals
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

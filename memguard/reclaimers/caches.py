@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from memguard.model import Cost, Level
+from memguard.model import Level
 from memguard.reclaimers.callback import check_labels
 from memguard.reclaimers.entries import (
     Estimate,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from contextlib import AbstractContextManager
 
+    from memguard.kinds import Cost
     from memguard.ports import Reclaimer
 
 __all__ = ["ClearCache", "EvictCache", "adapter_for"]

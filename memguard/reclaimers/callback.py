@@ -6,7 +6,8 @@ import types
 import weakref
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from memguard.model import Cost, Level
+from memguard.kinds import Cost
+from memguard.model import Level
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import time
-from typing import TYPE_CHECKING, Final
 
-from memguard.model import Cost, GcStats, Level
+from memguard.model import GcStats, Level
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Final
+
+    from memguard.kinds import Cost
 
 __all__ = ["Collect", "GcWatch"]
 

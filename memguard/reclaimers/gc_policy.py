@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING, Final
 
 from memguard.units import MIB, parse_bytes, parse_ratio, parse_seconds
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from memguard.model import GcStats, Snapshot
     from memguard.ports import GcDecider
     from memguard.rules import Rules

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from dataclasses import dataclass
 
-from memguard.model import Cost, Level
+from memguard.model import Level
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any, Final
+
+    from memguard.kinds import Cost
 
 __all__ = ["Trim"]
 
@@ -29,7 +33,8 @@ _JEMALLOC_DECAY: Final = b"arena.4096.decay"
 _JEMALLOC_FLUSH: Final = b"thread.tcache.flush"
 
 
-class _Allocator(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Allocator:
     """An allocator's name in words, and its call (True or None: it may have released, False: it did not)."""
 
     name: str

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memguard.model import Cost, Level
+from memguard.model import Level
 from memguard.threads import Bell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
+    from memguard.kinds import Cost
     from memguard.model import Event
     from memguard.ports import Probe, Reclaimer
     from memguard.testing.clock import FakeClock

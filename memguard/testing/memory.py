@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from memguard.model import Cost, Level, Vitals
+from memguard.model import Level, Vitals
 from memguard.reclaimers.collect import Collect
 from memguard.reclaimers.trim import Trim
 from memguard.units import MIB, parse_bytes
@@ -12,6 +12,7 @@ from memguard.units import MIB, parse_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from memguard.kinds import Cost
     from memguard.testing.clock import FakeClock
 
     Rate = float | Callable[[float], float]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import cachetools
 import pytest
 
-from memguard.model import Cost, Level
+from memguard.kinds import Cost
+from memguard.model import Level
 from memguard.ports import Reclaimer
 from memguard.reclaimers.caches import adapter_for
 from memguard.reclaimers.callback import Callback

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,9 +13,12 @@ from memguard._core.patience import Duty, Patience
 from memguard._core.planner import goal_bytes, plan, pressing, settle
 from memguard._core.state import Account, Ask, State
 from memguard._core.stimuli import Offer
-from memguard.model import Cost, Level
+from memguard.model import Level
 from memguard.rules import Rules
 from memguard.units import MIB
+
+if TYPE_CHECKING:
+    from memguard.kinds import Cost
 
 RULES = Rules()
 LIMIT = 1000 * MIB

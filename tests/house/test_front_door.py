@@ -114,3 +114,16 @@ for name in memguard.__all__:
 print(json.dumps(before == state()))
 """
     assert _fresh(code) is True
+
+
+def test_a_started_guard_brings_no_heavy_module() -> None:
+    """A calm guard costs no memory for what it does not use (decision 0007)."""
+    heavy = {"asyncio", "ctypes", "json", "logging", "psutil", "random", "socket", "subprocess", "typing"}
+    program = (
+        "import sys, time; before = set(sys.modules); from memguard import Guard; guard = Guard(limit='4GiB').start(); "
+        "time.sleep(0.5); brought = set(sys.modules) - before; guard.stop(); print(*sorted(brought))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    brought = set(done.stdout.split())
+    assert "memguard.watch" in brought
+    assert not brought & heavy
