@@ -86,7 +86,10 @@ class Guard:
         self._sight = Sight(rules=self.rules, source=source, probe=probe, tell=self._teller.tell)
         self._bell = Bell()
         self._attempts = Attempts(
-            meter=self._sight.meter, clock=self._clock, inline=clock is not None, notify=self._ring
+            meter=self._sight.meter,
+            clock=self._clock,
+            inline=clock is not None,
+            notify=lambda: self._bell.ring(),  # noqa: PLW0108 - each start brings a new bell
         )
         self._trim, self._collect = self._settlers()
         self._watch = Watch(
@@ -164,9 +167,6 @@ class Guard:
                     self._tell("guard.fault", f"a tick failed: {type(error).__name__}: {error}")
         if self._thread is None:  # it was stopped from inside a tick
             self._watch.reset()
-
-    def _ring(self) -> None:
-        self._bell.ring()
 
     def tick(self) -> float:
         """Look, decide and act once, now, in this thread; how many seconds until the next look is due.
