@@ -85,12 +85,8 @@ class Guard:
         source = limits_from(limit, self.rules, probed=probe is not None)
         self._sight = Sight(rules=self.rules, source=source, probe=probe, tell=self._teller.tell)
         self._bell = Bell()
-        self._attempts = Attempts(
-            meter=self._sight.meter,
-            clock=self._clock,
-            inline=clock is not None,
-            notify=lambda: self._bell.ring(),  # noqa: PLW0108 - each start brings a new bell
-        )
+        notify = lambda: self._bell.ring()  # noqa: E731, PLW0108 - each start brings a new bell
+        self._attempts = Attempts(meter=self._sight.meter, clock=self._clock, inline=clock is not None, notify=notify)
         self._trim, self._collect = self._settlers()
         self._watch = Watch(
             rules=self.rules,
