@@ -55,7 +55,11 @@ class Ticket:
         """Give the promise back; only the first close counts."""
         if self.outcome is None:
             self.outcome = outcome
-            self._gate.close(self)
+            gate = self._gate
+            gate.open.pop(self, None)
+            gate.closed.append((gate.clock(), self.label or self.kind))
+            if self.bytes:
+                gate.settle(self)
 
     def __enter__(self) -> Self:
         if self._wait_s:
@@ -90,18 +94,27 @@ class Ticket:
 class Gate:
     """Admits or refuses by level and by bytes: used + promised + wanted must stay under the CRITICAL rung."""
 
-    def __init__(self, *, rules: Rules, view: Callable[[], Snapshot], clock: Clock) -> None:
+    def __init__(self, *, rules: Rules, clock: Clock) -> None:
         self._rules = rules
         self._act = rules.mode == "act"
         self._reopen_ratio = rules.leave_ratio(_CRITICAL)
-        self._view = view
-        self._clock = clock
+        self.clock = clock
+        self.open: dict[Ticket, None] = {}
+        self.closed: deque[tuple[float, str]] = deque(maxlen=_CLOSED_KEPT)
         self._ledger = Ledger()
         self._lock = new_lock()
-        self._open: dict[Ticket, None] = {}
-        self._closed: deque[tuple[float, str]] = deque(maxlen=_CLOSED_KEPT)
         self._waiting: deque[Callable[[], None]] = deque()
         self.refusals: int = 0
+        self._snapshot: Snapshot
+        self.narrow: bool = False
+        """Whether work without stated bytes has to pass ``enter`` too: at CRITICAL and above."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Decide by this snapshot from now on; those who wait try again."""
+        self._snapshot = snapshot
+        self.narrow = self._act and snapshot.level >= _CRITICAL
+        if self._waiting:
+            self.wake()
 
     @property
     def promised_bytes(self) -> int:
@@ -111,13 +124,13 @@ class Gate:
     @property
     def running(self) -> int:
         """How many tickets are open."""
-        return len(self._open)
+        return len(self.open)
 
     def labels(self, *, since: float, most: int = 5) -> tuple[str, ...]:
         """What has run since an instant, longest running first: for "the guard could not run; running then: …"."""
-        names = [label for closed_at, label in tuple(self._closed) if closed_at >= since]
-        names += [ticket.label or ticket.kind for ticket in tuple(self._open)]
-        return tuple(dict.fromkeys(names))[:most]
+        labels = [label for closed_at, label in tuple(self.closed) if closed_at >= since]
+        labels += [ticket.label or ticket.kind for ticket in tuple(self.open)]
+        return tuple(dict.fromkeys(labels))[:most]
 
     def admit(self, bytes_: str | int | None, kind: str, label: str, wait_s: float) -> Ticket:
         """A ticket now, or within ``wait_s`` seconds.
@@ -127,25 +140,24 @@ class Gate:
         Raises:
             AdmissionRefused: it does not fit, and did not within ``wait_s``.
         """
-        if bytes_ is None and (self._view().level < _CRITICAL or not self._act):  # most requests: the short way
-            ticket = Ticket(self, None, kind, label)
-            self._open[ticket] = None
-            return ticket
         wanted = parse_bytes(bytes_) if isinstance(bytes_, str) else bytes_
         if wanted is not None and wanted < 0:
             raise ValueError(f"admission of {wanted} bytes: it must be 0 or more")
         ticket = Ticket(self, wanted, kind, label)
-        if self._enter(ticket):
+        if wanted is None and not self.narrow:  # most work: the short way
+            self.open[ticket] = None
+            return ticket
+        if self.enter(ticket):
             return ticket
         if wait_s > 0.0 and _on_event_loop():
             ticket._wait_s = wait_s  # noqa: SLF001 - one room, one mechanism
             return ticket
-        deadline = self._clock() + wait_s
-        while (left_s := deadline - self._clock()) > 0.0:
+        deadline = self.clock() + wait_s
+        while (left_s := deadline - self.clock()) > 0.0:
             bell = Bell()
             self._waiting.append(bell.ring)
             bell.wait(left_s)
-            if self._enter(ticket):
+            if self.enter(ticket):
                 return ticket
         raise self.refusal(ticket)
 
@@ -154,19 +166,20 @@ class Gate:
         import asyncio  # noqa: PLC0415 - 11 MB that a service without asyncio need not pay
 
         loop = asyncio.get_running_loop()
-        deadline = self._clock() + wait_s
-        while (left_s := deadline - self._clock()) > 0.0:
+        deadline = self.clock() + wait_s
+        while (left_s := deadline - self.clock()) > 0.0:
             woken = asyncio.Event()
             self._waiting.append(lambda woken=woken: _call(loop.call_soon_threadsafe, woken.set))  # type: ignore[misc]
             with suppress(TimeoutError):  # room that came without a ring counts too
                 async with asyncio.timeout(left_s):  # wait_for of 3.11 swallows a cancellation that meets the ring
                     await woken.wait()
-            if self._enter(ticket):
+            if self.enter(ticket):
                 return
         raise self.refusal(ticket)
 
-    def _enter(self, ticket: Ticket) -> bool:
-        snapshot, wanted = self._view(), ticket.bytes
+    def enter(self, ticket: Ticket) -> bool:
+        """Open a ticket if it fits now; whether it did."""
+        snapshot, wanted = self._snapshot, ticket.bytes
         if self._act and self._shut(snapshot):
             return False
         if wanted:
@@ -174,7 +187,7 @@ class Gate:
                 if self._act and not self._fits(snapshot, wanted):
                     return False
                 self._ledger.promise(ticket, wanted)
-        self._open[ticket] = None
+        self.open[ticket] = None
         return True
 
     def _shut(self, snapshot: Snapshot) -> bool:
@@ -194,7 +207,7 @@ class Gate:
         """Count a refusal and say why, with numbers."""
         with self._lock:  # two at once must not count as one
             self.refusals += 1
-        snapshot, wanted = self._view(), ticket.bytes
+        snapshot, wanted = self._snapshot, ticket.bytes
         retry_s = self._rules.dwell_s
         what = "admission" if wanted is None else f"admission of {format_bytes(wanted)}"
         limit = format_bytes(snapshot.limit.bytes) if snapshot.limit else "no limit"
@@ -208,14 +221,11 @@ class Gate:
             reason = f"{what} refused: it can never fit under the limit of {limit}; split the work"
         return AdmissionRefused(reason, retry_after_s=retry_s, level=snapshot.level.name, wanted_bytes=wanted)
 
-    def close(self, ticket: Ticket) -> None:
-        """End a ticket (called by it)."""
-        self._open.pop(ticket, None)
-        self._closed.append((self._clock(), ticket.label or ticket.kind))
-        if ticket.bytes:
-            with self._lock:
-                self._ledger.close(ticket)
-            self.wake()
+    def settle(self, ticket: Ticket) -> None:
+        """Give a closed ticket's promise back (called by it)."""
+        with self._lock:
+            self._ledger.close(ticket)
+        self.wake()
 
     def seen(self, growth_bytes: int) -> None:
         """Growth that a new reading showed: promises that it explains are counted there from now on."""
@@ -235,7 +245,7 @@ class Gate:
         """In a forked child: the parent's tickets are not ours, and its locks may be held for ever."""
         self._lock = new_lock()
         self._ledger = Ledger()
-        self._open.clear()
+        self.open.clear()
         self._waiting.clear()
 
 

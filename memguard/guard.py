@@ -81,7 +81,7 @@ class Guard:
         self._clock = time.monotonic if clock is None else forward_only(clock)
         self._teller = Teller((LogSink(), *sinks), inline=clock is not None)
         self._gc_watch = GcWatch(clock=self._clock)
-        self._gate = Gate(rules=self.rules, view=lambda: self._watch.snapshot, clock=self._clock)
+        self.gate: Gate = Gate(rules=self.rules, clock=self._clock)
         source = limits_from(limit, self.rules, probed=probe is not None)
         self._sight = Sight(rules=self.rules, source=source, probe=probe, tell=self._teller.tell)
         self._bell = Bell()
@@ -93,7 +93,7 @@ class Guard:
             roster=self.roster,
             builtin=(self._trim, self._collect),
             sight=self._sight,
-            gate=self._gate,
+            gate=self.gate,
             attempts=self._attempts,
             clock=self._clock,
             tell=self._teller.tell,
@@ -206,7 +206,7 @@ class Guard:
         self._thread, self._stopping = None, False
         self._teller.forget()
         self.roster.forget()
-        self._gate.forget()
+        self.gate.forget()
         self._attempts.forget()
         self._watch.reset()
         self._begin()
@@ -338,7 +338,7 @@ class Guard:
         Raises:
             AdmissionRefused: with ``retry_after_s``, the level and the numbers.
         """
-        return self._gate.admit(bytes, kind, label, wait_s)
+        return self.gate.admit(bytes, kind, label, wait_s)
 
     def relieve(self, target: Level | float | str | None = None, *, reason: str = "asked") -> Incident:
         """Run the ladder now, by hand, until memory is down to ``target``; the incident, with every relief measured.

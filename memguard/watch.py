@@ -115,7 +115,8 @@ class Watch:
         self.incidents: deque[Incident] = deque(maxlen=_INCIDENTS_KEPT)
         self.record: Record | None = None
         self._told: set[str] = set()
-        self.snapshot: Snapshot = self._blank()
+        self.snapshot: Snapshot
+        self._show(self._blank())
 
     def _blank(self) -> Snapshot:
         return Snapshot(at=self._clock(), reading=None, limit=None, pressure=0.0, level=Level.OK, forecast=None)
@@ -130,7 +131,7 @@ class Watch:
         self._inbox.clear()
         while self._askers:
             self._askers.popleft().ring()
-        self.snapshot = self._blank()
+        self._show(self._blank())
 
     def ask(self, asked: Asked) -> Bell:
         """Hand in a relief by hand; the bell rings when it is done."""
@@ -326,7 +327,7 @@ class Watch:
 
     def _publish(self) -> None:
         state, limit = self._state, self._sight.binding
-        self.snapshot = Snapshot(
+        snapshot = Snapshot(
             at=state.at,
             reading=self._reading(state),
             limit=limit,
@@ -341,7 +342,11 @@ class Watch:
             incident=state.incident,
             vitals=self._vitals,
         )
-        self._gate.wake()
+        self._show(snapshot)
+
+    def _show(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._gate.show(snapshot)
 
     def _reading(self, state: State) -> Reading | None:
         if not state.growth.source:

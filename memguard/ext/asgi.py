@@ -6,12 +6,14 @@ import json
 from random import random
 from typing import TYPE_CHECKING, Any
 
-from memguard.errors import AdmissionRefused
+from memguard.admission import Ticket
 from memguard.units import KIB
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 
+    from memguard.admission import Gate
+    from memguard.errors import AdmissionRefused
     from memguard.guard import Guard
 
     Scope = MutableMapping[str, Any]
@@ -23,12 +25,14 @@ if TYPE_CHECKING:
 __all__ = ["TICKET", "MemguardMiddleware"]
 
 TICKET = "memguard.ticket"
-"""The scope's key that holds a request's open ticket; its presence tells mounted apps that it is admitted."""
+"""The scope's key that holds a request's ticket until it ends; its presence tells mounted apps that it is admitted."""
 
 # json.loads makes 6 to 13 times a body's size; 8 is the middle until the gate learns.
 _AMPLIFICATION = 8
 # Below it the whole parsed body is less than a reading's noise.
 _SMALL_BODY_BYTES = 64 * KIB
+
+_ENDS = frozenset({"http.response.body", "http.response.pathsend", "http.response.trailers"})
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -37,9 +41,10 @@ class MemguardMiddleware:
     """Admits each HTTP request by the guard's last snapshot, or answers 503 with a problem object (RFC 9457).
 
     The promise is 8 times a known ``Content-Length`` above 64 KiB, and nothing is promised for smaller or unknown
-    bodies. The ticket is closed when the app returns, after streaming and background tasks: done, failed after an
-    exception, abandoned when the client left or the task was cancelled. Websockets and lifespan pass untouched, as do
-    the ``exempt`` paths: a health probe that is shed with the rest gets a healthy process restarted.
+    bodies, nor for a GET, whose body means nothing (RFC 9110, 9.3.1). The ticket is closed when the app returns,
+    after streaming and background tasks: done, failed after an exception, abandoned when the client left or the task
+    was cancelled. Websockets and lifespan pass untouched, as do the ``exempt`` paths: a health probe that is shed with
+    the rest gets a healthy process restarted.
 
     Raises:
         TypeError: ``exempt`` is one string instead of several.
@@ -53,7 +58,7 @@ class MemguardMiddleware:
         self.app = app
         self.guard = guard
         self.exempt: frozenset[str] = frozenset(exempt)
-        self._admit = guard.admit
+        self._gate = guard.gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any type."""
@@ -65,25 +70,30 @@ class MemguardMiddleware:
         ):
             await self.app(scope, receive, send)
             return
-        try:
-            ticket = self._admit(_promise_bytes(scope["headers"]), label=f"{scope['method']} {scope['path']}")
-        except AdmissionRefused as refused:
-            await _refuse(refused, send)
+        method = scope["method"]
+        wanted_bytes = None if method == "GET" else _promise_bytes(scope["headers"])
+        gate = self._gate
+        request = _Request(gate, wanted_bytes, f"{method} {scope['path']}", receive, send)
+        if wanted_bytes is None and not gate.narrow:  # most requests: the gate's short way
+            gate.open[request] = None
+        elif not gate.enter(request):
+            await _refuse(gate.refusal(request), send)
             return
-        scope[TICKET] = ticket
-        exchange = _Exchange(receive, send)
+        scope[TICKET] = request
         try:
-            await self.app(scope, exchange.receive, exchange.send)
+            await self.app(scope, request.receive, request.send)
         except (KeyboardInterrupt, SystemExit):
-            ticket.close("failed")
+            request.close("failed")
             raise
         except Exception as error:
-            ticket.close("abandoned" if exchange.left(error) else "failed")
+            request.close("abandoned" if request.left(error) else "failed")
             raise
         except BaseException:  # asyncio's or trio's cancellation, or a coroutine that was dropped
-            ticket.close("abandoned")
+            request.close("abandoned")
             raise
-        ticket.close("done" if exchange.answered else "abandoned" if exchange.gone else "failed")
+        finally:
+            scope.pop(TICKET, None)  # or server, scope and request would be a cycle, for the collector to end
+        request.close("done" if request.answered else "abandoned" if request.gone else "failed")
 
     def _below_root(self, scope: Scope) -> bool:
         """Whether it is an exempt path after all: mounted or behind a proxy, it begins with root_path (ASGI 3)."""
@@ -91,16 +101,24 @@ class MemguardMiddleware:
         return path.startswith(root) and path[len(root) :] in self.exempt
 
 
-class _Exchange:
-    """Watches one request's messages go by: was it answered in full, did the client leave before?"""
+class _Request(Ticket):
+    """A request's ticket, which watches its messages go by: was it answered in full, did the client leave before?
 
-    __slots__ = ("_receive", "_send", "answered", "gone", "started")
+    One object for both, and nothing but a store for each message: it is on every request's way.
+    """
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    __slots__ = ("_last", "_receive", "_send", "gone")
+
+    def __init__(self, gate: Gate, bytes_: int | None, label: str, receive: Receive, send: Send) -> None:
+        self._gate = gate  # as Ticket does: a call of its own costs as much as all the rest
+        self._wait_s = 0.0
+        self.bytes = bytes_
+        self.kind = "request"
+        self.label = label
+        self.outcome = None
         self._receive = receive
         self._send = send
-        self.started = False
-        self.answered = False
+        self._last: Message | None = None
         self.gone = False
 
     async def receive(self) -> Message:
@@ -110,13 +128,15 @@ class _Exchange:
             self.gone = True
         return message
 
-    def send(self, message: Message) -> Awaitable[None]:  # no coroutine of its own: it is on every request's way
-        kind = message["type"]
-        if kind == "http.response.start":
-            self.started = True
-        elif (kind == "http.response.body" and not message.get("more_body", False)) or kind == "http.response.pathsend":
-            self.answered = True
+    def send(self, message: Message) -> Awaitable[None]:
+        self._last = message
         return self._send(message)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the last message ended the answer."""
+        last = self._last
+        return last is not None and last["type"] in _ENDS and not (last.get("more_body") or last.get("more_trailers"))
 
     def left(self, error: Exception) -> bool:
         """Whether this error means that the client has gone.
@@ -124,7 +144,9 @@ class _Exchange:
         Since ASGI 2.4 a server's ``send`` raises OSError then, which Starlette passes on as ``ClientDisconnect``; an
         OSError from before the answer began is the application's own.
         """
-        return self.gone or (self.started and (isinstance(error, OSError) or isinstance(error.__context__, OSError)))
+        return self.gone or (
+            self._last is not None and (isinstance(error, OSError) or isinstance(error.__context__, OSError))
+        )
 
 
 def _promise_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int | None:

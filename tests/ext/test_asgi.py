@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +16,8 @@ from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from memguard import Guard, Level, Roster
+from memguard import Guard, Level, Roster, Rules, Snapshot, Ticket
+from memguard.admission import Gate
 from memguard.errors import AdmissionRefused
 from memguard.ext.asgi import TICKET, MemguardMiddleware
 from memguard.units import KIB, MIB
@@ -29,40 +32,54 @@ if TYPE_CHECKING:
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-@dataclass
-class FakeTicket:
-    bytes: int | None
-    label: str
-    outcomes: list[str] = field(default_factory=list)
+class Opened(dict[Ticket, None]):
+    """The gate's open tickets, which keeps all that were ever opened too."""
 
-    def close(self, outcome: str = "done") -> None:
-        self.outcomes.append(outcome)
+    def __init__(self) -> None:
+        super().__init__()
+        self.ever: list[Ticket] = []
+
+    def __setitem__(self, ticket: Ticket, nothing: None) -> None:
+        self.ever.append(ticket)
+        super().__setitem__(ticket, nothing)
 
 
-@dataclass
+class ShutGate(Gate):
+    """A gate that refuses everything."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(rules=Rules(), clock=lambda: 0.0)
+        self.narrow = True
+        self.retry_after_s = retry_after_s
+
+    def enter(self, ticket: Ticket) -> bool:
+        return False
+
+    def refusal(self, ticket: Ticket) -> AdmissionRefused:
+        text = "admission refused: 480.0 MiB of 512.0 MiB used"
+        return AdmissionRefused(text, retry_after_s=self.retry_after_s, level="CRITICAL")
+
+
 class FakeGuard:
     """Admits everything, or refuses everything, and keeps the tickets."""
 
-    refuses: bool = False
-    retry_after_s: float = 2.0
-    tickets: list[FakeTicket] = field(default_factory=list)
+    def __init__(self, *, refuses: bool = False, retry_after_s: float = 2.0) -> None:
+        self.gate = ShutGate(retry_after_s) if refuses else Gate(rules=Rules(), clock=lambda: 0.0)
+        blank = Snapshot(at=0.0, reading=None, limit=None, pressure=0.0, level=Level.OK, forecast=None)
+        if not refuses:
+            self.gate.show(blank)
+        self._opened = self.gate.open = Opened()
 
-    def admit(
-        self, wanted: int | None = None, /, *, kind: str = "request", label: str = "", wait_s: float = 0.0
-    ) -> FakeTicket:
-        assert (kind, wait_s) == ("request", 0.0)
-        if self.refuses:
-            raise AdmissionRefused(
-                "admission refused: 480.0 MiB of 512.0 MiB used", retry_after_s=self.retry_after_s, level="CRITICAL"
-            )
-        self.tickets.append(FakeTicket(wanted, label))
-        return self.tickets[-1]
+    @property
+    def tickets(self) -> list[Ticket]:
+        return self._opened.ever
 
     @property
     def outcomes(self) -> list[str]:
         """How the only ticket was closed."""
         (ticket,) = self.tickets
-        return ticket.outcomes
+        assert (ticket.outcome is None) is (ticket in self.gate.open)
+        return [ticket.outcome] if ticket.outcome else []
 
 
 def _protected(app: App, guard: FakeGuard, **options: Any) -> MemguardMiddleware:
@@ -119,14 +136,47 @@ def _run(app: App, scope: Scope, line: Line | None = None) -> Line:
 
 
 def test_an_admitted_request_is_answered_and_its_ticket_done() -> None:
-    """An admitted request reaches the app with its ticket, labelled by method and path, and closes as done."""
+    """The app runs, its messages pass unchanged, and the ticket in the scope ends as done."""
     guard = FakeGuard()
-    scope = _http_scope("/agents/7")
-    line = _run(_protected(answer, guard), scope)
+    seen: list[object] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope[TICKET])
+        await answer(scope, receive, send)
+
+    line = _run(_protected(app, guard), _http_scope("/agents/7"))
     assert [message["type"] for message in line.sent] == ["http.response.start", "http.response.body"]
     assert guard.tickets[0].label == "POST /agents/7"
-    assert scope[TICKET] is guard.tickets[0]
+    assert seen == guard.tickets
     assert guard.outcomes == ["done"]
+
+
+def test_a_request_leaves_no_cycle_behind() -> None:
+    """A server's cycle object, which holds the scope, dies with its last reference: no collection is needed."""
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.scope = _http_scope()
+
+        async def receive(self) -> Message:
+            return {"type": "http.disconnect"}
+
+        async def send(self, message: Message) -> None:
+            """Nothing."""
+
+    protected = _protected(answer, FakeGuard())
+    protected.guard.gate.open = {}
+
+    async def scenario() -> weakref.ref[Cycle]:
+        cycle = Cycle()
+        await protected(cycle.scope, cycle.receive, cycle.send)
+        return weakref.ref(cycle)
+
+    gc.disable()
+    try:
+        assert asyncio.run(scenario())() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_refusals_are_counted_across_threads(scene: Scene) -> None:
         for _ in range(200):
             with pytest.raises(AdmissionRefused):
                 scene.guard.admit("400MiB")
-            seen.append(scene.guard._gate.refusals)
+            seen.append(scene.guard.gate.refusals)
 
     threads = [threading.Thread(target=refuse) for _ in range(4)]
     for thread in threads:
@@ -270,7 +270,7 @@ def test_a_cancellation_that_meets_the_ring_is_not_lost(running: tuple[Guard, Fa
             task = asyncio.create_task(work())
             for _ in range(3):
                 await asyncio.sleep(0)
-            guard._gate.wake()
+            guard.gate.wake()
             for _ in range(turns):
                 await asyncio.sleep(0)
             task.cancel()
