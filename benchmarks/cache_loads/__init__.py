@@ -1,0 +1,1 @@
+"""The cache simulator's parts: loads, traces, peers and ours."""

@@ -1,0 +1,1 @@
+"""Our own caches, bounded in bytes: the store, the mapping, the decorator, sizing, and the market they share."""
