@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import gc
-import sys
 import time
-import types
-from collections import UserDict, deque
+from collections import UserDict
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, cast
+
+from memguard.sizing import bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -18,57 +18,16 @@ __all__ = ["Estimate", "bytes_of", "currsize_of", "is_a", "length_of", "peek_fun
 
 # 8 from the oldest end and 8 from the newest: entries of one cache tend to change with time.
 _PEEK: Final = 8
-# Children looked at in each container, and levels below an entry: some 70 objects, 10 us.
-_BREADTH: Final = 8
-_DEPTH: Final = 2
-# An object that cannot tell its size counts as a small one.
-_UNKNOWN_BYTES: Final = 64
 # gc.get_referents lists every link of a bounded lru_cache: 8 bytes and 10 ns each.
 _LINKS_MOST: Final = 65_536
 # An estimate is taken anew after so long, or when the length moved by a quarter, but not more often than this.
 _OLD_S: Final = 5.0
 _YOUNG_S: Final = 0.25
 _MOVED_RATIO: Final = 0.25
-# Shared by many; no entry's death frees them.
-_SHARED: Final[tuple[type, ...]] = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
 # The type of every function under functools.lru_cache or cache.
 _LRU: Final[Any] = type(functools.lru_cache(bool))
 # Underneath what a subclass makes of it.
 _ITEMS: Final = cast("Any", dict).items
-
-
-def bytes_of(thing: object, depth: int = _DEPTH) -> int:
-    """Bytes of an object and of what it holds two levels down, sampled: 8 children of each container stand for all.
-
-    What is shared between entries counts in each. No attribute of the object is touched.
-    """
-    try:
-        size = sys.getsizeof(thing, _UNKNOWN_BYTES)
-    except Exception:  # noqa: BLE001 - a __sizeof__ that raises must not end a relief
-        size = _UNKNOWN_BYTES
-    if depth == 0:
-        return size
-    length, children = _children(thing)
-    if not children:
-        return size
-    return size + sum(bytes_of(child, depth - 1) for child in children) * length // len(children)
-
-
-def _children(thing: Any) -> tuple[int, Sequence[object]]:  # noqa: ANN401
-    """How many children there are, and some of them."""
-    try:
-        if is_a(thing, dict):
-            pairs: list[Any] = list(islice(_ITEMS(thing), _BREADTH))
-            return 2 * len(thing), [child for pair in pairs for child in pair]
-        if is_a(thing, (list, tuple, set, frozenset, deque)):
-            return len(thing), list(islice(thing, _BREADTH))
-        if isinstance(thing, _SHARED):
-            return 0, ()
-        # Not vars(): asking for __dict__ makes one, for good, where CPython had kept the values inline.
-        children = [child for child in gc.get_referents(thing) if not isinstance(child, _SHARED)]
-    except RuntimeError:  # another thread changed it
-        return 0, ()
-    return len(children), children[:_BREADTH]
 
 
 def is_a(thing: object, kinds: Any) -> bool:  # noqa: ANN401

@@ -9,13 +9,16 @@ import threading
 import types
 import weakref
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque
+from collections.abc import MutableMapping
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import cachetools
 import pytest
 
 from memguard.model import Level
-from memguard.reclaimers import caches
+from memguard.ports import Reclaimer, Shelf
+from memguard.reclaimers import evicting, worth
 from memguard.reclaimers.caches import ClearCache, EvictCache, adapter_for
 
 if TYPE_CHECKING:
@@ -116,13 +119,31 @@ def test_looking_at_the_size_uses_nothing() -> None:
 
 
 def test_size_of_an_unknown_mapping_is_unknown_until_entries_were_seen() -> None:
-    """A weak-valued mapping is not looked into; after the first evictions its size is known."""
+    """A mapping of a class that nobody knows is not looked into; after the first evictions its size is known."""
 
-    class Value:
-        pass
+    class Foreign(MutableMapping[int, bytes]):
+        def __init__(self) -> None:
+            self.inside = {number: _KB + bytes([number % 256]) for number in range(400)}
 
-    values = [Value() for _ in range(400)]
-    cache: weakref.WeakValueDictionary[int, Value] = weakref.WeakValueDictionary(enumerate(values))
+        def __getitem__(self, key: int) -> bytes:
+            raise AssertionError("looked up")
+
+        def __setitem__(self, key: int, value: bytes) -> None:
+            self.inside[key] = value
+
+        def __delitem__(self, key: int) -> None:
+            del self.inside[key]
+
+        def pop(self, key: int, default: Any = None) -> Any:
+            return self.inside.pop(key, default)
+
+        def __iter__(self) -> Iterator[int]:
+            return iter(self.inside)
+
+        def __len__(self) -> int:
+            return len(self.inside)
+
+    cache = Foreign()
     adapter = _adapter(cache)
     assert adapter.size() is None
     assert adapter.reclaim(100) >= 100
@@ -176,10 +197,10 @@ def test_a_large_dict_is_not_walked_over_and_over() -> None:
 # --- functions --------------------------------------------------------------------------------------------------------
 
 
-def test_lru_cache_functions_are_dear_and_cleared_as_a_whole() -> None:
+def test_bounded_lru_cache_functions_are_dear_and_cleared_as_a_whole() -> None:
     """An lru_cache function is asked from CRITICAL on, and then loses everything; its name stays callable."""
 
-    @functools.cache
+    @functools.lru_cache(1000)
     def answer(number: int) -> bytes:
         return _KB + bytes([number])
 
@@ -187,11 +208,67 @@ def test_lru_cache_functions_are_dear_and_cleared_as_a_whole() -> None:
         answer(number)
     adapter, held = adapter_for(answer, name="answers")
     assert isinstance(adapter, ClearCache)
+    assert not isinstance(adapter, Shelf)
     assert (adapter.cost, adapter.at) == ("dear", Level.CRITICAL)
     assert held is answer
     assert adapter.size() == pytest.approx(100 * 1060, rel=0.2)
     assert adapter.reclaim(1) == pytest.approx(100 * 1060, rel=0.2)
     assert answer.cache_info().currsize == 0
+
+
+def test_unbounded_cache_functions_are_dear_and_give_up_their_oldest() -> None:
+    """A functools.cache function is asked from CRITICAL on, and loses its oldest results, only as many as wanted."""
+    calls: list[int] = []
+
+    @functools.cache
+    def answer(number: int) -> bytes:
+        calls.append(number)
+        return _KB + bytes([number])
+
+    for number in range(100):
+        answer(number)
+    adapter, held = adapter_for(answer, name="answers")
+    assert isinstance(adapter, EvictCache)
+    assert not isinstance(adapter, Shelf)
+    assert (adapter.cost, adapter.at) == ("dear", Level.CRITICAL)
+    assert held is answer
+    assert adapter.size() == pytest.approx(100 * 1060, rel=0.2)
+    assert adapter.reclaim(50_000) == pytest.approx(50_000, rel=0.1)
+    assert answer.cache_info().currsize == pytest.approx(52, abs=6)
+    calls.clear()
+    assert answer(99) == _KB + bytes([99])
+    assert answer(0) == _KB + bytes([0])
+    assert calls == [0]
+
+
+def test_unbounded_cache_functions_shrink_beside_callers() -> None:
+    """Reliefs while threads call the function: every result is right, and nothing raises."""
+    failures: list[object] = []
+    stop = threading.Event()
+
+    @functools.cache
+    def answer(number: int) -> tuple[int, bytes]:
+        return number, bytes(200)
+
+    def call() -> None:
+        while not stop.is_set():
+            for number in range(2000):
+                if answer(number) != (number, bytes(200)):
+                    failures.append(number)  # noqa: PERF401
+
+    callers = [threading.Thread(target=call) for _ in range(3)]
+    adapter = _adapter(answer)
+    for caller in callers:
+        caller.start()
+    try:
+        for _ in range(200):
+            assert adapter.reclaim(100_000) >= 0
+    finally:
+        stop.set()
+        for caller in callers:
+            caller.join()
+    assert not failures
+    assert answer.cache_info().currsize <= 2000
 
 
 def test_a_bounded_lru_cache_is_sized_too() -> None:
@@ -254,7 +331,36 @@ def test_a_function_under_cachetools_uses_its_cache_and_lock() -> None:
     assert not lock.locked()
 
 
-def test_a_method_under_cachetools_says_what_to_register() -> None:
+def test_a_method_under_cachetools_is_its_instances_cache() -> None:
+    """Through the instance its own cache is shrunk under its own lock; the instance is not kept alive."""
+
+    class Service:
+        def __init__(self) -> None:
+            self.cache: cachetools.LRUCache[Any, Any] = cachetools.LRUCache(1000)
+            self.lock = threading.Lock()
+
+        @cachetools.cachedmethod(lambda self: self.cache, lock=lambda self: self.lock)
+        def answer(self, number: int) -> bytes:
+            return _KB + bytes([number])
+
+    service = Service()
+    for number in range(100):
+        service.answer(number)
+    adapter, held = adapter_for(service.answer, name="answers")
+    assert held is not None
+    del held
+    assert adapter.size() == pytest.approx(100 * 1150, rel=0.15)
+    assert adapter.reclaim(50_000)
+    assert 40 <= len(service.cache) <= 60
+    assert adapter._source.get_lock() is service.lock  # type: ignore[attr-defined]
+    gone = weakref.ref(service)
+    del service
+    gc.collect()
+    assert gone() is None
+    assert (adapter.size(), adapter.reclaim(_MUCH)) == (0, 0)
+
+
+def test_a_method_under_cachetools_through_its_class_says_what_to_register() -> None:
     """The cache of cachetools.cachedmethod is the instance's: through the class it is refused."""
 
     class Service:
@@ -265,7 +371,7 @@ def test_a_method_under_cachetools_says_what_to_register() -> None:
         def answer(self, number: int) -> int:
             return number
 
-    with pytest.raises(TypeError, match="holder 'answers': cannot shrink"):
+    with pytest.raises(TypeError, match=r"pass .*the cache object itself"):
         _adapter(Service.answer)
     assert _adapter(Service().cache).size() == 0
 
@@ -469,7 +575,7 @@ def test_mapping_that_changes_while_keys_are_read() -> None:
 
 def test_a_busy_lock_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that somebody keeps ends the attempt with a TimeoutError, with nothing dropped."""
-    monkeypatch.setattr(caches, "_LOCK_S", 0.01)
+    monkeypatch.setattr(evicting, "_LOCK_S", 0.01)
     lock = threading.Lock()
     cache = {1: _KB}
     with lock, pytest.raises(TimeoutError, match="lock of 'answers' was busy"):
@@ -522,6 +628,28 @@ def test_refuses_locks_for_tasks() -> None:
         _adapter({}, lock=lock)
 
 
+def test_refuses_locks_for_tasks_that_it_finds() -> None:
+    """A function that brings an asyncio.Lock is refused when it is registered, not at the first relief."""
+
+    def answer() -> None: ...
+
+    answer.cache, answer.cache_key, answer.cache_lock = {}, hash, asyncio.Lock()  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="only keeps tasks of one event loop apart"):
+        _adapter(answer)
+
+
+def test_refuses_locks_that_could_be_waited_for_without_end() -> None:
+    """A context manager without acquire() and release() cannot be given up after a second."""
+
+    class Gate:
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *exc: object) -> None: ...
+
+    with pytest.raises(TypeError, match="Gate is no lock for threads"):
+        _adapter({}, lock=Gate())
+
+
 def test_refuses_currsize_where_there_is_none() -> None:
     """currsize_is_bytes needs a currsize."""
     with pytest.raises(ValueError, match="dict has no currsize"):
@@ -540,3 +668,194 @@ def test_labels_are_checked_and_kept() -> None:
     with pytest.raises(TypeError, match="is no level"):
         _adapter({}, at="WARNING")
     assert "answers" in repr(_adapter({}))
+
+
+# --- on the market ----------------------------------------------------------------------------------------------------
+
+
+class _Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
+    """The clock that ages are told by."""
+    clock = _Clock()
+    monkeypatch.setattr(
+        worth.Worth.__init__, "__kwdefaults__", {**(worth.Worth.__init__.__kwdefaults__ or {}), "clock": clock}
+    )
+    return clock
+
+
+def _full(count: int = 1000) -> dict[int, bytes]:
+    return {number: _KB + bytes([number % 256]) for number in range(count)}
+
+
+def test_what_gives_up_entry_by_entry_is_a_shelf_too() -> None:
+    """Mappings, cachetools caches and functions have both shapes; what can only be emptied or is dear has one."""
+    kept: list[Any] = [{1: 1}, OrderedDict(), cachetools.LRUCache(10), cachetools.cached({})(len)]
+    assert all(isinstance(_adapter(obj), Shelf) and isinstance(_adapter(obj), Reclaimer) for obj in kept)
+    kept = [functools.lru_cache(5)(len), functools.cache(len), [1], deque([1])]
+    assert not any(isinstance(_adapter(obj), Shelf) for obj in kept)
+
+
+def test_older_entries_are_cheaper_and_a_price_evicts_just_those_below(clock: _Clock) -> None:
+    """Prices rise from the oldest entry to the newest; shrinking below the price of a third leaves two thirds."""
+    cache = _full()
+    shelf = _adapter(cache)
+    clock.now += 90.0
+    sample = shelf.sample(300)
+    prices = [price for price, _ in sample]
+    assert len(sample) == 300
+    assert prices == sorted(prices)
+    assert prices[0] > 0
+    assert all(size == pytest.approx(1090, rel=0.1) for _, size in sample)
+    assert shelf.shrink(_MUCH, prices[99]) == pytest.approx(333 * 1090, rel=0.1)
+    assert list(cache) == list(range(1000 - len(cache), 1000))
+    assert len(cache) == pytest.approx(667, abs=5)
+    assert shelf.shrink(_MUCH, prices[0] / 2) == 0
+    assert shelf.shrink(50_000, inf) == pytest.approx(50_000, rel=0.1)
+
+
+def test_prices_are_those_of_our_own_entries(clock: _Clock) -> None:
+    """An entry of 1 KB, idle for 10 s, 1 ms to make again: 0.1 ms a second over its bytes; cost and weight multiply."""
+    caches_ = [_full(), _full(), _full()]
+    options: list[dict[str, Any]] = [{}, {"entry_cost_s": 0.02}, {"weight": 3.0}]
+    shelves = [_adapter(cache, **option) for cache, option in zip(caches_, options, strict=True)]
+    clock.now += 10.0
+    plain, dear, weighty = (shelf.sample(1000)[0] for shelf in shelves)
+    assert plain[0] == pytest.approx(1e-3 / 10 / plain[1], rel=0.01)
+    assert dear[0] == pytest.approx(20 * plain[0], rel=0.01)
+    assert weighty[0] == pytest.approx(3 * plain[0], rel=0.01)
+
+
+def test_after_the_oldest_went_the_rest_is_younger(clock: _Clock) -> None:
+    """Half of a cache evicted: the oldest that is left is half as old, and dearer."""
+    shelf = _adapter(_full())
+    clock.now += 100.0
+    before = shelf.sample(1000)[0][0]
+    shelf.shrink(1000 * 1090 // 2, inf)
+    assert shelf.sample(1000)[0][0] == pytest.approx(2 * before, rel=0.1)
+
+
+def test_hits_make_a_cache_dearer_where_it_counts_them(clock: _Clock) -> None:
+    """With cached(info=True), entries of a cache that is hit cost more than the same entries without hits."""
+
+    def make() -> Any:
+        return cachetools.cached(cachetools.LRUCache(1000), lock=threading.Lock(), info=True)(
+            lambda number: _KB + bytes([number])
+        )
+
+    hot, cold = make(), make()
+    for number in range(100):
+        assert hot(number) == cold(number)
+    shelves = [_adapter(hot), _adapter(cold)]
+    for shelf in shelves:
+        clock.now += 2.0
+        shelf.tend()
+    for _ in range(50):
+        for number in range(100):
+            hot(number)
+    clock.now += 10.0
+    prices = [shelf.sample(10)[0][0] for shelf in shelves]
+    assert prices[0] > 5 * prices[1]
+
+
+def test_counting_hits_never_waits_for_the_lock(clock: _Clock) -> None:
+    """While the function's lock is taken its hits are not asked for."""
+    lock = threading.Lock()
+    function = cachetools.cached(cachetools.LRUCache(10), lock=lock, info=True)(lambda number: number)
+    shelf = _adapter(function)
+    clock.now += 5.0
+    with lock:
+        shelf.tend()
+    clock.now += 5.0
+    shelf.tend()
+    assert lock.acquire(blocking=False)
+
+
+@pytest.mark.parametrize("act", ["shrink", "reclaim"])
+def test_min_bytes_are_never_taken(act: str, clock: _Clock) -> None:
+    """A floor holds against both ways of asking, and what is below it is not offered."""
+    cache = _full()
+    shelf = _adapter(cache, min_bytes=500_000)
+    clock.now += 10.0
+    ages = [shelf.sample(1000)[-1][0], _adapter(_full()).sample(1000)[-1][0]]
+    assert ages[0] < ages[1]
+    shelf.shrink(_MUCH, inf) if act == "shrink" else shelf.reclaim(_MUCH)
+    assert shelf.size() == pytest.approx(500_000, rel=0.05)
+    assert shelf.size() >= 499_000
+    small = _adapter(_full(10), min_bytes=500_000)
+    assert (small.sample(16), small.shrink(_MUCH, inf), small.reclaim(_MUCH)) == ([], 0, 0)
+
+
+def test_expired_entries_go_whatever_the_price() -> None:
+    """A price of nothing still takes what has expired."""
+    now = [0.0]
+    cache: cachetools.TTLCache[int, bytes] = cachetools.TTLCache(1000, ttl=10, timer=lambda: now[0])
+    for number in range(100):
+        cache[number] = _KB + bytes([number])
+    now[0] = 5.0
+    for number in range(100, 150):
+        cache[number] = _KB + bytes([number])
+    now[0] = 12.0
+    assert _adapter(cache).shrink(_MUCH, 0.0) == pytest.approx(100 * 1060, rel=0.1)
+    assert sorted(cache) == list(range(100, 150))
+
+
+def test_a_shelf_whose_holder_is_gone_is_empty() -> None:
+    """No sample, nothing to shrink, nothing raised."""
+    cache: OrderedDict[int, bytes] = OrderedDict(_full(10))
+    shelf = _adapter(cache)
+    del cache
+    gc.collect()
+    shelf.tend()
+    assert (shelf.size(), list(shelf.sample(16)), shelf.shrink(_MUCH, inf)) == (0, [], 0)
+
+
+def test_a_shelf_of_unknown_size_still_has_a_price(clock: _Clock) -> None:
+    """Entries that cannot be seen are taken for 1 KiB until some were."""
+
+    class Own:
+        def __init__(self) -> None:
+            self.entries = [bytes(5000)] * 50
+
+        def __len__(self) -> int:
+            return len(self.entries)
+
+        def popitem(self) -> object:
+            return self.entries.pop()
+
+    shelf = _adapter(own := Own())
+    clock.now += 10.0
+    assert shelf.size() is None
+    assert {size for _, size in shelf.sample(8)} == {1024}
+    assert shelf.shrink(20_000, inf) >= 20_000
+    assert shelf.size() == pytest.approx(len(own) * 5033, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"weight": 0}, "weight=0 must be above 0"),
+        ({"weight": float("nan")}, "weight=nan must be above 0"),
+        ({"min_bytes": -1}, "min_bytes=-1 must be 0 or more"),
+        ({"entry_cost_s": -1.0}, r"entry_cost_s=-1\.0 must be 0 or more"),
+        ({"entry_cost_s": inf}, "entry_cost_s=inf must be 0 or more"),
+    ],
+)
+def test_refuses_numbers_that_cannot_be_meant(options: dict[str, Any], text: str) -> None:
+    """With the holder's name and the mend."""
+    with pytest.raises(ValueError, match=f"holder 'answers': {text}"):
+        _adapter({}, **options)
+
+
+def test_nothing_is_given_away_for_a_price_of_nothing(clock: _Clock) -> None:
+    """Entries that cost nothing to make go at any price; others do not go at 0."""
+    free, dear = _full(50), _full(50)
+    clock.now += 10.0
+    assert _adapter(dear).shrink(_MUCH, 0.0) == 0
+    assert _adapter(free, entry_cost_s=0.0).shrink(_MUCH, 0.0) > 50_000

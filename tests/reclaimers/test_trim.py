@@ -12,6 +12,12 @@ from memguard.reclaimers import trim as trim_module
 from memguard.reclaimers.trim import Trim, find_allocator
 
 
+@pytest.fixture(autouse=True)
+def _no_arrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever other tests have imported, no pool of arrow's is there to be released."""
+    monkeypatch.delitem(sys.modules, "pyarrow", raising=False)
+
+
 class _Library:
     """The symbols of a process; every call is noted and answered from a table."""
 
