@@ -1,0 +1,60 @@
+"""The wire: ASGI's shapes as types, and refusals as messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from random import random
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memguard.errors import AdmissionRefused
+
+__all__ = ["App", "Message", "Receive", "Scope", "Send", "refuse_request", "refuse_socket"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+TRY_AGAIN_LATER = 1013
+"""The close code of RFC 6455's registry for a server under load."""
+
+TOO_BIG = 1009
+"""The close code for a message that is too large to take."""
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+async def refuse_request(refused: AdmissionRefused, send: Send, *, prefix: str = "http", close: bool = False) -> None:
+    """Answer 503, or 413 when it can never fit. Waits are spread over twice their length, or all would come at once.
+
+    ``close`` ends the connection too: a body that is still on its way need not be read.
+    """
+    problem = refused.problem()
+    headers = [(b"content-type", b"application/problem+json")]
+    if not refused.never:
+        wait_s = max(1.0, refused.retry_after_s) * (1.0 + random())  # noqa: S311 - a spread, no secret
+        problem["retry_after_s"] = round(wait_s, 3)
+        headers.append((b"retry-after", b"%d" % wait_s))
+    body = _encode(problem).encode()
+    headers.append((b"content-length", b"%d" % len(body)))
+    if close:
+        headers.append((b"connection", b"close"))
+    await send({"type": f"{prefix}.response.start", "status": problem["status"], "headers": headers})
+    await send({"type": f"{prefix}.response.body", "body": body})
+
+
+async def refuse_socket(refused: AdmissionRefused, scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a websocket at its handshake: with 503 and a problem object where the server offers that.
+
+    Elsewhere by closing with 1013, which servers answer with 403: before the handshake is accepted there is no
+    websocket to close.
+    """
+    if (await receive())["type"] != "websocket.connect":
+        return
+    if "websocket.http.response" in (scope.get("extensions") or ()):
+        await refuse_request(refused, send, prefix="websocket.http")
+    else:
+        await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": "memory is short: try again later"})
