@@ -250,7 +250,8 @@ class _Search:
             rlimits = self._rlimits_now()
         for name, usage, _ in _RLIMITS:
             count = rlimits.get(name, -1)
-            if 0 <= count < _UNLIMITED:
+            # Nobody but a fuse sets an odd one: it follows the limits (memguard.fuse), and is none.
+            if 0 <= count < _UNLIMITED and not count & 1:
                 self._add(Limit(bytes=count, kind="kill", source=f"{name} of this process", usage=usage))
 
     def _rlimits_now(self) -> dict[str, int]:
