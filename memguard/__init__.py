@@ -8,8 +8,10 @@ __version__ = "0.1.0"
 __all__ = [
     "AdmissionRefused",
     "AlreadyGuarding",
+    "Cache",
     "Cost",
     "Event",
+    "FeatureOff",
     "GcPolicy",
     "GcStats",
     "Guard",
@@ -21,15 +23,20 @@ __all__ = [
     "LimitNotFound",
     "MemguardError",
     "MissingExtra",
+    "Pool",
+    "PoolFull",
     "Reading",
     "Relief",
     "Roster",
     "Rules",
     "RulesError",
+    "Size",
     "Snapshot",
     "Ticket",
     "Vitals",
     "__version__",
+    "cached",
+    "sizeof",
 ]
 
 # Every type checker takes this name as true; importing it from typing would cost more than the rest of the file.
@@ -37,12 +44,17 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from memguard.admission import Ticket
+    from memguard.agents.pools import Pool
+    from memguard.caching.functions import cached
+    from memguard.caching.mapping import Cache
     from memguard.errors import (
         AdmissionRefused,
         AlreadyGuarding,
+        FeatureOff,
         LimitNotFound,
         MemguardError,
         MissingExtra,
+        PoolFull,
         RulesError,
     )
     from memguard.guard import Guard
@@ -63,12 +75,15 @@ if TYPE_CHECKING:
     from memguard.reclaimers.gc_policy import GcPolicy
     from memguard.roster import Roster
     from memguard.rules import Rules
+    from memguard.sizing import Size, sizeof
 
 _HOMES = {
     "AdmissionRefused": "memguard.errors",
     "AlreadyGuarding": "memguard.errors",
+    "Cache": "memguard.caching.mapping",
     "Cost": "memguard.kinds",
     "Event": "memguard.model",
+    "FeatureOff": "memguard.errors",
     "GcPolicy": "memguard.reclaimers.gc_policy",
     "GcStats": "memguard.model",
     "Guard": "memguard.guard",
@@ -80,14 +95,19 @@ _HOMES = {
     "LimitNotFound": "memguard.errors",
     "MemguardError": "memguard.errors",
     "MissingExtra": "memguard.errors",
+    "Pool": "memguard.agents.pools",
+    "PoolFull": "memguard.errors",
     "Reading": "memguard.model",
     "Relief": "memguard.model",
     "Roster": "memguard.roster",
     "Rules": "memguard.rules",
     "RulesError": "memguard.errors",
+    "Size": "memguard.sizing",
     "Snapshot": "memguard.model",
     "Ticket": "memguard.admission",
     "Vitals": "memguard.model",
+    "cached": "memguard.caching.functions",
+    "sizeof": "memguard.sizing",
 }
 
 # Hidden from type checkers: they would take __getattr__ for a promise of every name, memguard.Typo included.

@@ -20,8 +20,14 @@ __all__ = ["Attempts", "measured"]
 _LOST_AT_MOST = 8
 
 
-def measured(
-    work: Callable[[], int | None], *, name: str, wanted_bytes: int, look: Callable[[], int], clock: Clock
+def measured(  # noqa: PLR0913 - an attempt, and its two readings
+    work: Callable[[], int | None],
+    *,
+    name: str,
+    wanted_bytes: int,
+    look: Callable[[], int],
+    clock: Clock,
+    refilled: Callable[[], int | None] | None = None,
 ) -> Relief:
     """Carry ``work`` out between two readings of the same probe; whatever it raises ends up in the relief.
 
@@ -29,7 +35,7 @@ def measured(
     fails is tried once more, and without one before there is no attempt.
     """
     error = ""
-    claimed: int | None = None
+    claimed = again = None
     began_at = clock()
     try:
         before = _look(look)
@@ -40,6 +46,7 @@ def measured(
         )  # fmt: skip
     try:
         claimed = _count(work())
+        again = None if refilled is None else _count(refilled())
     except BaseException as failure:  # noqa: BLE001 - a reclaimer may fail in any way, SystemExit included
         error = f"{type(failure).__name__}: {failure}"
     try:
@@ -50,7 +57,7 @@ def measured(
     ended_at = clock()
     return Relief(
         name=name, at=ended_at, wanted_bytes=wanted_bytes, claimed_bytes=claimed, before_bytes=before,
-        after_bytes=after, cost_s=max(0.0, ended_at - began_at), error=error,
+        after_bytes=after, cost_s=max(0.0, ended_at - began_at), error=error, refilled_bytes=again,
     )  # fmt: skip
 
 
@@ -119,7 +126,14 @@ class Attempts:
         self.ended: deque[Relief] = deque()
         self.step: Step | None = None
 
-    def begin(self, step: Step, work: Callable[[], int | None], *, prompt: bool = False) -> None:
+    def begin(
+        self,
+        step: Step,
+        work: Callable[[], int | None],
+        *,
+        prompt: bool = False,
+        refilled: Callable[[], int | None] | None = None,
+    ) -> None:
         """Start an attempt; its relief appears in ``ended`` and the notifier is called.
 
         A ``prompt`` one is carried out at once, in the caller's thread: handing over costs a turn for the GIL.
@@ -128,7 +142,9 @@ class Attempts:
         look = self._meter()  # the same measure before and after, even if another binds meanwhile
 
         def carry_out() -> Relief:
-            return measured(work, name=step.name, wanted_bytes=step.wanted_bytes, look=look, clock=self._clock)
+            return measured(
+                work, name=step.name, wanted_bytes=step.wanted_bytes, look=look, clock=self._clock, refilled=refilled
+            )
 
         self._give_up()
         self._lost = [hand for hand in self._lost if hand.busy]

@@ -7,12 +7,14 @@ import time
 import weakref
 from contextlib import suppress
 
-from memguard import lifetime
+from memguard import beat, lifetime
 from memguard import roster as rosters
 from memguard._core.stimuli import Asked, Relieved
 from memguard.admission import Gate, Ticket
 from memguard.attempts import Attempts, measured
 from memguard.errors import AlreadyGuarding, MemguardError
+from memguard.fusing import Fusing
+from memguard.holding import Holding
 from memguard.model import Event, Level
 from memguard.reclaimers.collect import Collect, GcWatch
 from memguard.reclaimers.gc_policy import default_policies
@@ -23,6 +25,7 @@ from memguard.sinks.log import LogSink
 from memguard.telling import Teller
 from memguard.threads import Bell, Running, new_lock, start_thread
 from memguard.watch import COLLECT, Watch, forward_only
+from memguard.working import Working
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from memguard._core.record import Record
-    from memguard.kinds import Cost
+    from memguard.kinds import Priority
     from memguard.model import Holder, Incident, Limit, Relief, Snapshot
     from memguard.ports import Clock, GcDecider, LimitSource, Probe, Sink
     from memguard.roster import Handle, Roster
@@ -45,7 +48,7 @@ _FAULT_S = 0.25
 _ASK_S = 60.0
 
 
-class Guard:
+class Guard(Holding, Working, Fusing):
     """Keeps this process and its children inside their memory limit.
 
     Creating one finds the limit, reads the environment and starts nothing. ``start()`` (or ``with guard:``) runs the
@@ -88,6 +91,7 @@ class Guard:
         notify = lambda: self._bell.ring()  # noqa: E731, PLW0108 - each start brings a new bell
         self._attempts = Attempts(meter=self._sight.meter, clock=self._clock, inline=clock is not None, notify=notify)
         self._trim, self._collect = self._settlers()
+        self._fuse = self._fused(own_probe=probe is not None)
         self._watch = Watch(
             rules=self.rules,
             roster=self.roster,
@@ -99,6 +103,7 @@ class Guard:
             tell=self._teller.tell,
             gc_stats=self._gc_watch.stats,
             freed=self._gc_watch.note_freed,
+            fuse=self._fuse,
         )
         self._policies: tuple[GcDecider, ...] = ()
         self._thread: Running | None = None
@@ -143,9 +148,12 @@ class Guard:
         self._sight.find(self._clock(), anew=True)
         self._gc_watch.start()
         self._watch.enforce(self._policies or default_policies(self.rules))
+        self._bound_caches(on=True)
         lifetime.enrol(self)
         self._tell("guard.started", f"guarding with mode {self.rules.mode!r}")
         self._thread = start_thread(lambda: self._run(bell), "memguard")
+        if self._fuse is not None:  # after our threads: one that cannot get memory never says that it has started
+            self._fuse.arm()
         bell.ring()  # not before: whoever it calls may ask for the thread
 
     def _run(self, bell: Bell) -> None:
@@ -156,11 +164,13 @@ class Guard:
             if self._bell is not bell:  # stopped, perhaps started anew since
                 break
             try:
+                beat.NOW = self._clock() if self._clock is time.monotonic else beat.NEVER
                 sleep_s = self._watch.tick()
             except BaseException as error:  # noqa: BLE001 - whatever happens, the thread goes on
-                sleep_s = _FAULT_S
+                sleep_s, beat.NOW = _FAULT_S, beat.NEVER
                 with suppress(MemoryError):  # not even room for the words
                     self._tell("guard.fault", f"a tick failed: {type(error).__name__}: {error}")
+        beat.NOW = beat.NEVER  # another guard's next look sets it again
         if self._thread is None:  # it was stopped from inside a tick
             self._watch.reset()
 
@@ -194,19 +204,26 @@ class Guard:
             self._thread, self._stopping = None, False
 
     def _put_back(self) -> None:
+        if self._fuse is not None:
+            self._fuse.disarm()
         self._watch.enforce(())
         self._gc_watch.stop()
+        self._bound_caches(on=False)
         lifetime.leave(self)
         if self.roster.owner is not None and self.roster.owner() is self:
             self.roster.owner = None
 
     def after_fork(self) -> None:
         """In the child: threads are gone, locks may be held for ever, /proc/self is the parent's."""
+        if self._fuse is not None:
+            self._fuse.forget()
+        beat.NOW = beat.NEVER
         self._lock, self._hand_lock = new_lock(), new_lock()
         self._thread, self._stopping = None, False
         self._teller.forget()
         self.roster.forget()
         self.gate.forget()
+        self._forget_work()
         self._attempts.forget()
         self._watch.reset()
         self._begin()
@@ -274,38 +291,6 @@ class Guard:
 
     # --- holders ------------------------------------------------------------------------------------------------
 
-    def cache(
-        self, obj: object, *, name: str, cost: Cost | None = None, at: Level | None = None, lock: object = None
-    ) -> Handle:
-        """Register a cache that somebody else made: a mapping, a cachetools cache or function, an lru_cache function.
-
-        To register is to say that its entries can be made again: they are dropped without asking. The object is
-        held weakly where Python allows it (a plain dict is not). See ``adapter_for`` for costs and levels.
-        """
-        # Not at the top: a guard with nothing registered does not pay for it in memory.
-        from memguard.reclaimers.caches import adapter_for  # noqa: PLC0415
-
-        adapter, held = adapter_for(obj, name=name, cost=cost, at=at, lock=lock)  # type: ignore[arg-type]
-        return self.roster.add(adapter, held=held)
-
-    def reclaimer(
-        self,
-        name: str,
-        reclaim: Callable[[int], int | None],
-        *,
-        size: Callable[[], int | None] | None = None,
-        cost: Cost = "cheap",
-        at: Level = Level.WARNING,
-    ) -> Handle:
-        """Register a function that tries to give back as many bytes as it is asked for.
-
-        It runs on a thread of its own, may say how many it released, and is measured whatever it says.
-        """
-        from memguard.reclaimers.callback import Callback  # noqa: PLC0415 - as in cache()
-
-        callback = Callback(name, reclaim, size=size, cost=cost, at=at)
-        return self.roster.add(callback, held=callback.held)
-
     def gc_policy(self, policy: GcDecider) -> Handle:
         """Let this policy decide when collections are due, beside others registered so; the defaults leave."""
         self._policies = (*self._policies, policy)
@@ -328,17 +313,20 @@ class Guard:
         kind: str = "request",
         label: str = "",
         wait_s: float = 0.0,
+        priority: Priority = "normal",
     ) -> Ticket:
         """Permission for work that needs so many bytes (None: unknown), as a context manager, sync or async.
 
         Refused from CRITICAL on until pressure is below where that level is left, and whenever used + promised +
         ``bytes`` would pass the CRITICAL rung. ``label`` names the work in events ("POST /agents"). ``wait_s``
-        waits for room; on an event loop use ``async with``.
+        waits for room; on an event loop use ``async with``. ``priority`` "sheddable" moves both to WARNING; "critical"
+        work is refused only when its bytes would pass the EMERGENCY rung.
 
         Raises:
             AdmissionRefused: with ``retry_after_s``, the level and the numbers.
+            ValueError: a negative amount, or no such priority.
         """
-        return self.gate.admit(bytes, kind, label, wait_s)
+        return self.gate.admit(bytes, kind, label, wait_s, priority)
 
     def relieve(self, target: Level | float | str | None = None, *, reason: str = "asked") -> Incident:
         """Run the ladder now, by hand, until memory is down to ``target``; the incident, with every relief measured.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["Cost", "LimitKind", "Outcome", "Severity", "Usage"]
+__all__ = ["Cost", "LimitKind", "Outcome", "Priority", "Severity", "Usage"]
 
 LimitKind = Literal["policy", "kill", "throttle", "host"]
 """What happens above a limit: a promise broken, a kill, a stall, or the machine's own end."""
@@ -20,6 +20,9 @@ Cost = Literal["free", "cheap", "dear", "last"]
 
 Outcome = Literal["done", "failed", "abandoned"]
 """How admitted work ended: as meant, with an error, or because nobody wanted it any more."""
+
+Priority = Literal["critical", "normal", "sheddable"]
+"""Who is refused first: sheddable work from WARNING on, normal work from CRITICAL, critical work when it cannot fit."""
 
 Severity = Literal["info", "warning", "error"]
 """How loud a log line about an event should be."""

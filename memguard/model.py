@@ -90,8 +90,8 @@ class Relief:
     """The measured result of one reclaim attempt.
 
     ``bought_bytes`` is ``before_bytes - after_bytes``, read by the same probe: negative when the service
-    grew faster than memory came back. ``claimed_bytes`` is what the reclaimer said (None: nothing).
-    ``error`` holds the failure in words, "" when there was none.
+    grew faster than memory came back. ``claimed_bytes`` is what the reclaimer said (None: nothing), ``refilled_bytes``
+    what it took anew meanwhile, where it can tell. ``error`` holds the failure in words, "" when there was none.
     """
 
     name: str
@@ -102,6 +102,7 @@ class Relief:
     after_bytes: int
     cost_s: float
     error: str = ""
+    refilled_bytes: int | None = None
 
     @property
     def bought_bytes(self) -> int:

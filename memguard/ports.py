@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from memguard.kinds import Cost
     from memguard.model import Event, GcStats, Level, Limit, Snapshot
 
-__all__ = ["Clock", "GcDecider", "LimitSource", "Probe", "Reclaimer", "Sink"]
+__all__ = ["Clock", "GcDecider", "LimitSource", "Part", "Probe", "Reclaimer", "Shelf", "Sink"]
 
 
 @runtime_checkable
@@ -56,6 +56,11 @@ class Reclaimer(Protocol):
     it runs on the guard's relief thread, never on a request's.
     ``settles`` marks one that returns to the kernel what others freed (allocator trim, collection);
     ``stalls`` one that stops other threads while it works, so that its share of wall time is capped.
+    One that consists of several may list them as ``Part`` values in ``parts()``. One that looks after itself may do so
+    in ``tend()``, called about once a second on the guard's thread; it must cost under a millisecond, and is then
+    told by ``learn(claimed_bytes, bought_bytes)`` how much of what it claimed came back.
+    One that fills while it gives may tell in ``refilled_bytes`` what it took anew during its last attempt: what is in
+    use again did come back.
     One that waits for nobody (no lock, no code of others) may say so with an attribute ``prompt = True``: while it is
     quick it is then called on the guard's own thread.
     """
@@ -78,6 +83,44 @@ class Reclaimer(Protocol):
     def size(self) -> int | None: ...
 
     def reclaim(self, wanted_bytes: int, /) -> int | None: ...
+
+
+@runtime_checkable
+class Shelf(Protocol):
+    """A cache as the market of all caches sees it; prices are seconds of recomputing that a byte saves per second.
+
+    ``size`` is its accounted bytes (None: it cannot know), cheap enough to ask once a second. ``sample`` gives
+    (price per byte, bytes) of up to ``count`` entries picked at random, none of those below its floor. ``shrink``
+    evicts what is priced at or below ``below``, expired entries first, until ``wanted_bytes`` are gone, and says how
+    many bytes went; ``below`` is infinite when anything may go. A shelf may look after itself in ``tend()``, which is
+    called about once a second and must cost under a millisecond.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def size(self) -> int | None: ...
+
+    def sample(self, count: int, /) -> Sequence[tuple[float, int]]: ...
+
+    def shrink(self, wanted_bytes: int, below: float, /) -> int: ...
+
+
+@runtime_checkable
+class Part(Protocol):
+    """One of several holders behind one reclaimer, as its ``parts()`` lists them.
+
+    ``bytes`` is what it holds (None: it cannot tell), ``evicted_bytes`` what it says that it has given up so far.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def bytes(self) -> int | None: ...
+
+    @property
+    def evicted_bytes(self) -> int: ...
 
 
 @runtime_checkable

@@ -24,6 +24,11 @@ __all__ = ["DEFAULT", "Handle", "Roster"]
 _RESERVED = frozenset({"collect", "trim"})
 
 
+def _within(_name: str) -> int:
+    """Without budgets nobody is over."""
+    return 0
+
+
 class Handle:
     """A holder's place; ``close()`` gives it up, as does the end of the held object. Closing twice is fine."""
 
@@ -52,7 +57,8 @@ class Handle:
 class Roster:
     """A set of reclaimers with unique names, safe to change from any thread.
 
-    ``owner`` is the guard that works through it now; two at a time would measure each other's reliefs.
+    ``owner`` is the guard that works through it now; two at a time would measure each other's reliefs. ``over`` tells
+    by how many bytes the holder of a name is over its budget.
     """
 
     def __init__(self) -> None:
@@ -61,6 +67,7 @@ class Roster:
         self._keys = itertools.count()
         self._lock = new_lock()
         self.owner: weakref.ref[object] | None = None
+        self.over: Callable[[str], int] = _within
 
     def add(self, reclaimer: Reclaimer, *, held: object | None = None) -> Handle:
         """Sign a reclaimer up. When ``held`` is given and dies, the reclaimer leaves by itself.
@@ -102,6 +109,11 @@ class Roster:
         """Every (unique name, reclaimer), oldest first."""
         entries, gone = self._entries, self._gone
         return tuple(entry for key, entry in entries.items() if key not in gone)
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether anybody has a budget."""
+        return self.over is not _within
 
     def find(self, name: str) -> Reclaimer | None:
         """The reclaimer of that name, or None."""

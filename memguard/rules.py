@@ -59,6 +59,15 @@ def _mode(value: str) -> str:
     return value
 
 
+def _fuse(value: str | bool) -> bool | str:  # noqa: FBT001 - a parser's only argument
+    if str(value).strip().lower() == "force":
+        return "force"
+    try:
+        return _flag(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is no choice of fuse: write 'true', 'false' or 'force'") from None
+
+
 def _percent(value: str | float) -> float:
     """A threshold as operators write it: 0.85, 85 or "85%"."""
     if isinstance(value, str) and value.endswith("%"):
@@ -167,6 +176,12 @@ class Rules:
         0.05, "share of wall time that asked-for collections may stop the process", parse_ratio
     )
     gc_burst_s: float = _rule(1.0, "collection time that may be spent at once after a long quiet", parse_seconds)
+    promise_s: float = _rule(
+        30.0,
+        "bytes promised to admitted work that readings have not shown after so long are given back: a body may never "
+        "come, a cost may be overrated",
+        parse_seconds,
+    )
     alert_ratio: float = _rule(
         0.85,
         "sustained for alert_after_s: alert SEV-2",
@@ -193,10 +208,20 @@ class Rules:
         _flag,
         operator=("BELIEF_COMPRESSION_ENABLED", _flag),
     )
-    cache_maxsize: int | None = _rule(None, "default entry limit of a cache; None: bounded in bytes", _count)
-    cache_max_bytes: int | None = _rule(None, "default byte limit of a cache; None: the guard alone", parse_bytes)
+    cache_maxsize: int | None = _rule(
+        None, "entries that a cache of ours without limits may have; None: only bytes bound it", _count
+    )
+    cache_max_bytes: int | None = _rule(
+        None, "bytes that all registered caches may hold together; None: the guard alone bounds them", parse_bytes
+    )
     gc_interval_s: float | None = _rule(
         None, "seconds between full collections asked for by the clock; None: by pressure only", parse_seconds
+    )
+    fuse: bool | Literal["force"] = _rule(
+        False,  # noqa: FBT003 - the field's default
+        "whether a rolling RLIMIT_DATA turns what would not fit into a MemoryError; it may refuse what would, and some "
+        "C libraries die of it: 'force' arms it beside those, too",
+        _fuse,
     )
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -235,6 +260,7 @@ class Rules:
         above_zero = (
             "dwell_s", "pace_min_s", "pace_floor_bytes_per_s", "slow_s", "limit_refresh_s", "ask_min_bytes",
             "leave_gap_ratio", "backoff_first_s", "attempt_s", "blind_after_s", "max_bytes", "record_interval_s",
+            "promise_s",
         )  # fmt: skip
         for name in above_zero:
             if getattr(self, name) == 0:

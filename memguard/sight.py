@@ -70,6 +70,15 @@ class Sight:
         self.binding = None if limit is _NO_LIMIT else limit
         return Looked(at, used_bytes, None if limit is _NO_LIMIT else max(1, limit.bytes), bound.probe.source)
 
+    def room_bytes(self) -> int | None:
+        """How many bytes the nearest limit is away, read now; None where nothing limits.
+
+        Raises:
+            OSError, ValueError: a gauge cannot be read.
+        """
+        limited = [gauge for gauge in self._gauges if gauge.limit is not _NO_LIMIT]
+        return min((gauge.limit.bytes - gauge.probe.read() for gauge in limited), default=None)
+
     def meter(self) -> Callable[[], int]:
         """The reading that binds now, to be taken before and after an attempt, whatever binds later."""
         binding = self.binding
@@ -114,7 +123,8 @@ class Sight:
         else:
             self._gauges = open_gauges(
                 limits or (_NO_LIMIT,),
-                elevated_ratio=self._rules.elevated_ratio,
+                # A fuse needs the distance exactly, not only near a rung.
+                elevated_ratio=0.0 if self._rules.fuse else self._rules.elevated_ratio,
                 failed=lambda limit, error: self._note(at, f"{limit.source} cannot be watched: {error}"),
             )
             close_gauges(old)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 from memguard.model import Event
 from memguard.threads import Bell, Running, new_lock, start_thread
+from memguard.units import format_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class Teller:
         """Queue one event; costs a microsecond and never blocks."""
         if not self.sinks:
             return
+        if event.name == "relief.fragmented" and not self.inline:  # a simulation's heap is not this process's
+            event = _with_heap(event)
         if len(self._queue) == _QUEUE:
             self.dropped += 1
         self._queue.append(event)
@@ -128,3 +132,14 @@ class Teller:
         """In a forked child: the thread is gone, and what was queued is the parent's to tell."""
         self._bell, self._turn, self._thread, self._started = Bell(), new_lock(), None, False
         self._queue.clear()
+
+
+def _with_heap(event: Event) -> Event:
+    """The same, with what the C allocator has mapped and does not use: the number that explains it."""
+    from memguard.probes.heap import mapped_free_bytes  # noqa: PLC0415 - ctypes, for a rare event
+
+    free_bytes = mapped_free_bytes()
+    if free_bytes is None:
+        return event
+    text = f"{event.text}, {format_bytes(free_bytes)} mapped by malloc but free"
+    return replace(event, text=text, attributes={**event.attributes, "mapped_free_bytes": free_bytes})

@@ -7,20 +7,21 @@ from dataclasses import replace
 
 from memguard._core.forecast import time_to_limit_s
 from memguard._core.machine import advance
-from memguard._core.planner import HARM
 from memguard._core.state import State
 from memguard._core.stimuli import (
+    Asked,
     Attempt,
     Due,
     Failed,
-    Offer,
     Overdue,
     Refused,
     Relieved,
     Starved,
     Surveyed,
 )
-from memguard.model import Event, Holder, Incident, Level, Reading, Relief, Snapshot
+from memguard.attempts import measured
+from memguard.model import Event, Incident, Level, Reading, Snapshot
+from memguard.survey import Survey
 from memguard.threads import Bell
 
 TYPE_CHECKING = False
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 
     from memguard._core.record import Record
     from memguard._core.state import Decision
-    from memguard._core.stimuli import Asked, Step, Stimulus
+    from memguard._core.stimuli import Step, Stimulus
     from memguard.admission import Gate
     from memguard.attempts import Attempts
-    from memguard.model import GcStats, Vitals
+    from memguard.fuse.rolling import Fuse
+    from memguard.model import GcStats, Holder, Relief, Vitals
     from memguard.ports import Clock, GcDecider, Reclaimer
     from memguard.roster import Roster
     from memguard.rules import Rules
@@ -42,6 +44,9 @@ __all__ = ["COLLECT", "Watch", "forward_only"]
 
 COLLECT = "collect"
 """The name of the reclaimer that runs a collection; GC policies speak of it."""
+
+TRIM = "trim"
+"""The name of the reclaimer that hands freed memory back to the kernel."""
 
 # Waking so much later than planned is told: pure Python delays a thread by 7 to 20 ms, a saturated loop by 40.
 _STARVED_S = 0.1
@@ -90,10 +95,10 @@ class Watch:
         tell: Callable[[Event], None],
         gc_stats: Callable[[], GcStats],
         freed: Callable[[int], None],
+        fuse: Fuse | None = None,
     ) -> None:
         self._rules = rules
-        self._roster = roster
-        self._builtin = tuple((reclaimer.name, reclaimer) for reclaimer in builtin)
+        self._survey = Survey(roster=roster, builtin=builtin, fault=self._fault)
         self._sight = sight
         self._gate = gate
         self._attempts = attempts
@@ -101,17 +106,19 @@ class Watch:
         self._tell = tell
         self._gc_stats = gc_stats
         self._freed = freed
+        self._fuse = fuse
         self._inbox: deque[Stimulus] = deque()
         self._askers: deque[Bell] = deque()
         self._state = State()
         self._sleep_s = rules.pace_max_s
         self._wake_at: float | None = None
-        self._slow_at = self._find_at = self._policy_at = self._refused_at = 0.0
+        self._slow_at = self._find_at = self._policy_at = self._refused_at = self._trip_at = 0.0
         self._anew = False
         self._refusals_told = 0
         self._vitals: Vitals | None = None
         self._holders: tuple[Holder, ...] = ()
         self.policies: tuple[GcDecider, ...] = ()
+        self.shown: tuple[Callable[[Snapshot], None], ...] = ()
         self.incidents: deque[Incident] = deque(maxlen=_INCIDENTS_KEPT)
         self.record: Record | None = None
         self._told: set[str] = set()
@@ -127,7 +134,7 @@ class Watch:
             self.incidents.append(replace(self._state.incident, verdict="not over: the guard was stopped"))
         self._state = State(patience=self._state.patience)
         self._wake_at = None
-        self._slow_at = self._find_at = self._policy_at = self._refused_at = 0.0
+        self._slow_at = self._find_at = self._policy_at = self._refused_at = self._trip_at = 0.0
         self._inbox.clear()
         while self._askers:
             self._askers.popleft().ring()
@@ -168,6 +175,8 @@ class Watch:
 
     def tick(self) -> float:
         """Look once, decide, act; how many seconds to sleep now."""
+        if self._fuse is not None:
+            self._fuse.lift()  # first of all: what follows may need memory
         now = self._clock()
         if self._wake_at is not None and now - self._wake_at > _STARVED_S:
             gap_s, since = now - self._wake_at, self._wake_at
@@ -185,16 +194,38 @@ class Watch:
         if self.policies and (now >= self._policy_at or self._state.stand.level):
             self._ask_policies(now)
         self._publish()
+        if self._fuse is not None:
+            self._roll(self._fuse, now)
         while self._askers and not self.busy:
             self._askers.popleft().ring()
-        self._wake_at = self._clock() + self._sleep_s
-        return self._sleep_s
+        sleep_s = min(self._sleep_s, self._gate.pace_s)
+        self._wake_at = self._clock() + sleep_s
+        return sleep_s
+
+    def _roll(self, fuse: Fuse, now: float) -> None:
+        """Set the fuse to what fits now; after a trip, see first that what the failed work held comes back."""
+        if fuse.tripped and now >= self._trip_at:
+            self._trip_at = now + _POLICY_S
+            fuse.tell_trip()
+            self._feed(Due(at=now, name=COLLECT, generation=2))
+            self._finish_attempts()
+            trim = self._survey.find(TRIM)
+            if trim is not None and self._state.step is None:
+                meter, clock = self._sight.meter(), self._clock
+                self.relieved(measured(lambda: trim.reclaim(0), name=TRIM, wanted_bytes=0, look=meter, clock=clock))
+            limit_bytes = self._state.limit_bytes
+            if limit_bytes is not None and self._state.ask is None:
+                # Caches yield to work, down to where no rung sheds: or the same work would be refused for ever.
+                target_bytes = int(self._rules.leave_ratio(Level.ELEVATED) * limit_bytes)
+                self._feed(Asked(at=now, target_bytes=target_bytes, reason="work met the fuse"))
+        fuse.roll()
 
     def rung(self) -> None:
         """Somebody woke the watch before its time: that is no starvation."""
         self._wake_at = None
 
     def _look(self, now: float) -> None:
+        self._gate.mark()
         try:
             look = self._sight.look(now)
         except Exception as error:  # noqa: BLE001 - a probe may be anybody's
@@ -202,8 +233,7 @@ class Watch:
             self._feed(Failed(at=now, error=f"{type(error).__name__}: {error}"))
             return
         state = self._state
-        if look.source == state.growth.source:
-            self._gate.seen(look.used_bytes - state.used_bytes)
+        self._gate.seen(look.used_bytes - state.used_bytes if look.source == state.growth.source else 0)
         self._feed(look)
 
     def _feed(self, first: Stimulus) -> None:
@@ -222,7 +252,7 @@ class Watch:
                 if isinstance(action, Attempt):
                     self._begin(action.step)
                 else:
-                    stimulus = Surveyed(at=self._clock(), offers=self._offers())
+                    stimulus = Surveyed(at=self._clock(), offers=self._survey.offers(self._state.at))
 
     def _take_down(self, before: State, stimulus: Stimulus, decision: Decision) -> None:
         if before.incident is None or self.record is None:
@@ -233,18 +263,8 @@ class Watch:
         if decision.closed is not None:
             self.incidents.append(decision.closed)
 
-    def _offers(self) -> tuple[Offer, ...]:
-        offers = []
-        for name, reclaimer in (*self._builtin, *self._roster.entries()):
-            try:
-                offers.append(_offer(name, reclaimer))
-            except Exception as error:  # noqa: BLE001 - a holder may be anybody's; the others are asked all the same
-                text = f"holder {name!r} is left out: {type(error).__name__}: {error}"
-                self._tell_once(self._state.at, "guard.fault", text)
-        return tuple(offers)
-
     def _begin(self, step: Step) -> None:
-        reclaimer = self._find(step.name)
+        reclaimer = self._survey.find(step.name)
         prompt = getattr(reclaimer, "prompt", False) and self._state.patience_of(step.name).cost_s < _PROMPT_S
         self._publish()  # requests see the level before the attempt, however long it takes
         generation, run = step.generation, getattr(reclaimer, "run", None)
@@ -253,10 +273,12 @@ class Watch:
         elif generation is not None and run is not None:
             self._attempts.begin(step, lambda: run(generation), prompt=prompt)
         else:
-            self._attempts.begin(step, lambda: reclaimer.reclaim(step.wanted_bytes), prompt=prompt)
-
-    def _find(self, name: str) -> Reclaimer | None:
-        return next((known for own, known in self._builtin if own == name), None) or self._roster.find(name)
+            self._attempts.begin(
+                step,
+                lambda: reclaimer.reclaim(step.wanted_bytes),
+                prompt=prompt,
+                refilled=lambda: getattr(reclaimer, "refilled_bytes", None),
+            )
 
     def _finish_attempts(self) -> None:
         step = self._attempts.overdue(self._clock())
@@ -274,6 +296,7 @@ class Watch:
         """Take in a measured relief."""
         if relief.name == COLLECT and not relief.error:
             self._freed(relief.bought_bytes)
+        self._survey.claimed(relief)
         self._feed(Relieved(at=relief.at, relief=relief))
 
     def enforce(self, policies: tuple[GcDecider, ...]) -> None:
@@ -298,7 +321,7 @@ class Watch:
             try:
                 generation = policy.due(self.snapshot, stats)
             except Exception as error:  # noqa: BLE001 - a policy may be anybody's
-                self._tell_once(now, "guard.fault", f"GC policy {policy!r} failed: {type(error).__name__}: {error}")
+                self._fault(now, f"GC policy {policy!r} failed: {type(error).__name__}: {error}")
                 continue
             if generation is not None:
                 self._feed(Due(at=now, name=COLLECT, generation=generation))
@@ -317,13 +340,17 @@ class Watch:
             if search or self._state.stand.level:
                 self._vitals = self._sight.vitals(now)
         except Exception as error:  # noqa: BLE001 - a limit source may be anybody's; what was known still holds
-            self._tell_once(now, "guard.fault", f"the slow look failed: {type(error).__name__}: {error}")
+            self._fault(now, f"the slow look failed: {type(error).__name__}: {error}")
+        self._survey.tend(self._state)
+        if self._fuse is not None:
+            self._fuse.tend()
+        if self._state.step is None and self._state.account is None and (over := self._survey.over_budget(now)):
+            self._feed(Surveyed(at=now, offers=over))
         self._holders = self.holders()
 
     def holders(self) -> tuple[Holder, ...]:
         """Everybody who could give memory back, with what their reliefs really bought."""
-        state = self._state
-        return tuple(_holder(offer, state) for offer in self._offers())
+        return self._survey.holders(self._state)
 
     def _publish(self) -> None:
         state, limit = self._state, self._sight.binding
@@ -347,6 +374,10 @@ class Watch:
     def _show(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self._gate.show(snapshot)
+        for show in self.shown:
+            show(snapshot)
+        if self._gate.fault:
+            self._fault(snapshot.at, self._gate.fault)
 
     def _reading(self, state: State) -> Reading | None:
         if not state.growth.source:
@@ -354,44 +385,8 @@ class Watch:
         at = state.at if state.sight_at is None else state.sight_at
         return Reading(at=at, used_bytes=state.used_bytes, source=state.growth.source)
 
-    def _tell_once(self, at: float, name: str, text: str) -> None:
+    def _fault(self, at: float, text: str) -> None:
+        """Tell of a failure inside the guard, once in these words."""
         if text not in self._told and len(self._told) < _TOLD_AT_MOST:
             self._told.add(text)
-            self._tell(Event(at=at, name=name, text=text))
-
-
-def _holder(offer: Offer, state: State) -> Holder:
-    record, size_bytes = state.patience_of(offer.name), offer.size_bytes
-    return Holder(
-        name=offer.name,
-        cost=offer.cost,
-        at=offer.at,
-        size_bytes=size_bytes,
-        share=size_bytes / state.used_bytes if size_bytes is not None and state.used_bytes else None,
-        attempts=record.attempts,
-        bought_bytes=record.bought_bytes,
-        blocked_s=max(0.0, record.blocked_until - state.at),
-    )
-
-
-def _offer(name: str, reclaimer: Reclaimer) -> Offer:
-    cost, at = reclaimer.cost, reclaimer.at
-    if cost not in HARM or not isinstance(at, Level):
-        raise ValueError(f"cost={cost!r} must be one of {', '.join(HARM)}, and at={at!r} a Level")
-    return Offer(
-        name=name,
-        cost=cost,
-        at=at,
-        size_bytes=_size(reclaimer),
-        settles=bool(reclaimer.settles),
-        stalls=bool(reclaimer.stalls),
-    )
-
-
-def _size(reclaimer: Reclaimer) -> int | None:
-    """What a reclaimer says it holds; one that cannot say is asked all the same, and measured."""
-    try:
-        size = reclaimer.size()
-    except Exception:  # noqa: BLE001 - a holder may be anybody's
-        return None
-    return size if isinstance(size, int) and size >= 0 else None
+            self._tell(Event(at=at, name="guard.fault", text=text))

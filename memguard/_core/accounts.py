@@ -17,30 +17,34 @@ __all__ = ["book", "close_account", "settles"]
 
 # Less than this share still missing is left to the next trim: each trim holds the allocator's lock.
 _OWED_RATIO = 0.25
+# Of much that was released at least so much has to come back: more would only join it in the heap.
+_BACK_RATIO = 0.25
 
 
 def book(state: State, relief: Relief, at: float, events: list[Event], rules: Rules) -> State:
     """Judge the attempt, or leave its account open until those who settle have had their try."""
     bought, claimed = relief.bought_bytes, relief.claimed_bytes or 0
     # While the service itself grows, a real relief may measure as nothing: believe so much of the claim.
-    allowance = min(int(state.growth.burst * relief.cost_s), max(0, claimed))
+    allowance = relief.refilled_bytes
+    if allowance is None:
+        allowance = int(state.growth.burst * relief.cost_s)
+    allowance = min(allowance, claimed)
     owed = claimed - max(0, bought)
     if settles(state, relief.name):
         return _settled(state, relief, owed, at, rules)
+    account = Account(
+        name=relief.name,
+        wanted_bytes=relief.wanted_bytes,
+        claimed_bytes=claimed,
+        returned_bytes=bought,
+        allowance_bytes=allowance,
+        size_bytes=state.sizes.get(relief.name),
+        left=tuple(name for name in state.settlers if name != relief.name),
+    )
     substantial = owed >= max(rules.ask_min_bytes, claimed * _OWED_RATIO)
     if substantial and not relief.error and state.account is None and state.settlers:
-        account = Account(
-            name=relief.name,
-            wanted_bytes=relief.wanted_bytes,
-            claimed_bytes=claimed,
-            returned_bytes=max(0, bought),
-            allowance_bytes=allowance,
-            size_bytes=state.sizes.get(relief.name),
-            left=tuple(name for name in state.settlers if name != relief.name),
-        )
-        return replace(state, account=account)
-    size_bytes = state.sizes.get(relief.name)
-    return _verdict(state, relief.name, relief.wanted_bytes, bought, allowance, size_bytes, at, events, rules)
+        return replace(state, account=replace(account, returned_bytes=max(0, bought)))
+    return _verdict(state, account, at, events, rules)
 
 
 def settles(state: State, name: str) -> bool:
@@ -72,38 +76,20 @@ def close_account(state: State, at: float, events: list[Event], rules: Rules) ->
     account = state.account
     if account is None:
         return state
-    if account.returned_bytes < account.claimed_bytes / 2:
+    # Where the service took up again what was released, the heap is in use and not fragmented.
+    if account.returned_bytes + account.allowance_bytes < account.claimed_bytes / 2:
         text = (
             f"heap fragmented: {account.name} released {format_bytes(account.claimed_bytes)}, "
             f"{format_bytes(account.returned_bytes)} came back to the system"
         )
         events.append(event(at, "relief.fragmented", text, name=account.name, claimed_bytes=account.claimed_bytes))
-    state = replace(state, account=None)
-    return _verdict(
-        state,
-        account.name,
-        account.wanted_bytes,
-        account.returned_bytes,
-        account.allowance_bytes,
-        account.size_bytes,
-        at,
-        events,
-        rules,
-    )
+    return _verdict(replace(state, account=None), account, at, events, rules)
 
 
-def _verdict(  # noqa: PLR0913, PLR0917 - the row of one judgement
-    state: State,
-    name: str,
-    wanted: int,
-    bought: int,
-    allowance: int,
-    size_bytes: int | None,
-    at: float,
-    events: list[Event],
-    rules: Rules,
-) -> State:
-    useful = bought + allowance >= rules.useless_ratio * max(wanted, rules.ask_min_bytes)
+def _verdict(state: State, account: Account, at: float, events: list[Event], rules: Rules) -> State:
+    name, bought, wanted = account.name, account.returned_bytes, account.wanted_bytes
+    least = max(rules.useless_ratio * max(wanted, rules.ask_min_bytes), _BACK_RATIO * account.claimed_bytes)
+    useful = bought + account.allowance_bytes >= least
     asked = f" of {format_bytes(wanted)} asked" if wanted else ""
     patience = state.patience_of(name)
     if useful:
@@ -111,7 +97,9 @@ def _verdict(  # noqa: PLR0913, PLR0917 - the row of one judgement
         text = f"{name} bought {format_bytes(bought)}{asked}"
         events.append(event(at, "relief.bought", text, name=name, bought_bytes=bought, wanted_bytes=wanted))
     else:
-        patience = patience.failed(at, size_bytes, rules)
+        # What was released is free in the heap: until the service has used that up, it does not grow.
+        freed = account.claimed_bytes > 0
+        patience = patience.failed(at, account.size_bytes, rules, used_bytes=state.used_bytes if freed else None)
         wait = format_seconds(patience.blocked_until - at)
         text = f"{name} bought {format_bytes(bought)}{asked}: left alone for {wait}"
         events.append(event(at, "relief.useless", text, name=name, bought_bytes=bought, wanted_bytes=wanted))

@@ -19,8 +19,8 @@ class Patience:
     """The record of one reclaimer.
 
     ``rate`` is bytes bought per second of its own time (None: never tried), ``failures`` counts useless attempts
-    in a row, ``size_at_failure`` what it held at the last of them, ``cost_s`` how long
-    its last attempt took.
+    in a row, ``size_at_failure`` what it held at the last of them, ``used_at_failure`` what was used then in all, if it
+    had released memory that did not come back, ``cost_s`` how long its last attempt took.
     """
 
     attempts: int = 0
@@ -28,6 +28,7 @@ class Patience:
     failures: int = 0
     blocked_until: float = 0.0
     size_at_failure: int | None = None
+    used_at_failure: int | None = None
     rate: float | None = None
     cost_s: float = 0.0
 
@@ -54,14 +55,24 @@ class Patience:
         """After somebody else returned to the kernel what this one had released."""
         return replace(self, bought_bytes=self.bought_bytes + bytes_)
 
-    def failed(self, at: float, size_bytes: int | None, rules: Rules) -> Patience:
+    def failed(self, at: float, size_bytes: int | None, rules: Rules, *, used_bytes: int | None = None) -> Patience:
         """After a useless attempt: the wait doubles each time (binary exponential backoff)."""
         wait_s = min(rules.backoff_max_s, rules.backoff_first_s * 2.0 ** min(self.failures, 30))
-        return replace(self, failures=self.failures + 1, blocked_until=at + wait_s, size_at_failure=size_bytes)
+        return replace(
+            self,
+            failures=self.failures + 1,
+            blocked_until=at + wait_s,
+            size_at_failure=size_bytes,
+            used_at_failure=used_bytes,
+        )
 
     def paid(self) -> Patience:
         """After an attempt that was worth it."""
-        return self if not self.failures else replace(self, failures=0, blocked_until=0.0, size_at_failure=None)
+        return (
+            self
+            if not self.failures
+            else replace(self, failures=0, blocked_until=0.0, size_at_failure=None, used_at_failure=None)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,19 @@ def _usable(offer: Offer, state: State, at: float, rules: Rules) -> bool:
         return False
     if state.ask is not None:
         return offer.name not in state.ask.failed
-    return not state.patience_of(offer.name).blocks(at, offer.size_bytes, rules.ask_min_bytes)
+    patience = state.patience_of(offer.name)
+    if patience.used_at_failure is not None and state.limit_bytes is not None:
+        # It had released memory, and now that is used up.
+        grown = state.used_bytes - patience.used_at_failure
+        if grown >= max(rules.ask_min_bytes, rules.leave_gap_ratio / 2 * state.limit_bytes):
+            return True
+    return not patience.blocks(at, offer.size_bytes, rules.ask_min_bytes)
+
+
+def _over_bytes(offer: Offer, rules: Rules) -> int:
+    """What is to go because it is over a budget, pressure or not; 0 when that is too little to be measured."""
+    over = offer.over_bytes if offer.size_bytes is None else min(offer.over_bytes, offer.size_bytes)
+    return over if over >= rules.ask_min_bytes else 0
 
 
 def _wanted_bytes(offer: Offer, state: State, rules: Rules) -> int:
@@ -69,20 +81,22 @@ def _wanted_bytes(offer: Offer, state: State, rules: Rules) -> int:
 def plan(offers: Iterable[Offer], state: State, at: float, rules: Rules) -> Step | None:
     """The best next step, or None when nobody may be asked now.
 
-    Best is the highest measured bytes per second divided by the harm of the holder's cost class; in a hurry those
-    of unknown size come last.
+    Whoever is over its budget is brought back to it first. Else best is the highest measured bytes per second divided
+    by the harm of the holder's cost class; in a hurry those of unknown size come last.
     """
     headroom = 0 if state.limit_bytes is None else state.limit_bytes - state.used_bytes
     urgent = headroom < state.growth.burst * _URGENT_S
     best: Step | None = None
-    best_score = (-1.0, -1)
+    best_score = (False, -1.0, -1)
     for offer in offers:
-        wanted = _wanted_bytes(offer, state, rules)
+        over = _over_bytes(offer, rules)
+        wanted = over or _wanted_bytes(offer, state, rules)
         if not wanted or not _usable(offer, state, at, rules):
             continue
         rate = state.patience_of(offer.name).rate
         worth = (_PRIOR if rate is None else rate) / HARM[offer.cost]
-        score = (worth / _GAMBLE if urgent and offer.size_bytes is None else worth, offer.size_bytes or 0)
+        gamble = _GAMBLE if urgent and offer.size_bytes is None else 1.0
+        score = (over > 0, worth / gamble, offer.size_bytes or 0)
         if score > best_score:
             best_score = score
             best = Step(name=offer.name, wanted_bytes=wanted, until=at + rules.attempt_s, stalls=offer.stalls)

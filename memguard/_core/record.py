@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
+from marshal import dumps, loads
 
 from memguard._core import stimuli
 from memguard._core.forecast import Growth
 from memguard._core.ladder import Stand
 from memguard._core.patience import Duty, Patience
 from memguard._core.state import Account, Ask, State
+from memguard._core.stimuli import Looked
 from memguard.model import Incident, Level, Relief
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from memguard._core.stimuli import Stimulus
 
 __all__ = ["Record", "decode", "encode"]
 
-# About 150 bytes each: a record stays under 200 KB, whatever happens.
+# Stimuli of one record, and the bytes they may take: some 100 for a look, 1 KB for a survey of ten holders.
 _STIMULI_AT_MOST = 1000
+_ROOM_BYTES = 256 * 1024
+# Before each stimulus in the buffer: how many bytes it takes.
+_HEAD_BYTES = 4
 
 _KINDS = {
     kind.__name__: kind
@@ -32,23 +38,52 @@ _KINDS = {
 }
 
 
-@dataclass(slots=True, kw_only=True)
 class Record:
     """An incident as it can be replayed: the state before it and its stimuli, oldest first.
 
-    ``missed`` counts stimuli beyond the bound of 1000; a replay ends where they begin.
+    ``missed`` counts stimuli beyond the bound of 1000, or of 256 KiB; a replay ends where they begin.
+
+    Stimuli are packed into one buffer. As objects they would lie among what the service allocates while it grows, and
+    each would hold back the arena around it (1 MiB) when that is shed: a guard's own notes once kept 150 of 200 MiB.
     """
 
-    state: State
-    stimuli: list[Stimulus] = field(default_factory=list)
-    missed: int = 0
+    __slots__ = ("_buffer", "_count", "_used", "missed", "state")
+
+    def __init__(self, *, state: State, stimuli: Iterable[Stimulus] = (), missed: int = 0) -> None:
+        self.state: State = state
+        self.missed: int = 0
+        self._buffer = bytearray(_ROOM_BYTES)
+        self._count = self._used = 0
+        for stimulus in stimuli:
+            self.add(stimulus)
+        self.missed += missed
 
     def add(self, stimulus: Stimulus) -> None:
         """Take one more stimulus down."""
-        if len(self.stimuli) < _STIMULI_AT_MOST:
-            self.stimuli.append(stimulus)
+        if isinstance(stimulus, Looked):  # nearly all
+            packed = dumps((stimulus.at, stimulus.used_bytes, stimulus.limit_bytes, stimulus.source))
         else:
+            packed = dumps(encode(stimulus))
+        begin = self._used + _HEAD_BYTES
+        end = begin + len(packed)
+        if self.missed or self._count >= _STIMULI_AT_MOST or end > _ROOM_BYTES:
             self.missed += 1
+            return
+        self._buffer[self._used : begin] = len(packed).to_bytes(_HEAD_BYTES, "little")
+        self._buffer[begin:end] = packed
+        self._used, self._count = end, self._count + 1
+
+    @property
+    def stimuli(self) -> tuple[Stimulus, ...]:
+        """What came in, oldest first, unpacked anew."""
+        found: list[Stimulus] = []
+        at = 0
+        for _ in range(self._count):
+            begin = at + _HEAD_BYTES
+            at = begin + int.from_bytes(self._buffer[at:begin], "little")
+            shown = loads(self._buffer[begin:at])  # noqa: S302 - we packed it ourselves, in this process
+            found.append(Looked(*shown) if isinstance(shown, tuple) else decode(shown))
+        return tuple(found)
 
 
 def encode(value: object) -> Any:  # noqa: ANN401 - whatever JSON can hold

@@ -65,7 +65,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """A reclaimer as the planner sees it: who, from which level, at what cost, how much at most."""
+    """A reclaimer as the planner sees it: who, from which level, at what cost, how much at most.
+
+    ``over_bytes`` is by how much it is over its budget: so much is asked of it first, at any level.
+    """
 
     name: str
     cost: Cost
@@ -73,6 +76,7 @@ class Offer:
     size_bytes: int | None
     settles: bool = False
     stalls: bool = False
+    over_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,10 +37,10 @@ def _offer(
     cost: Cost = "cheap",
     at: Level = Level.WARNING,
     stalls: bool = False,
+    over_mib: float = 0,
 ) -> Offer:
-    return Offer(
-        name=name, cost=cost, at=at, size_bytes=None if size_mib is None else int(size_mib * MIB), stalls=stalls
-    )
+    size_bytes = None if size_mib is None else int(size_mib * MIB)
+    return Offer(name=name, cost=cost, at=at, size_bytes=size_bytes, stalls=stalls, over_bytes=int(over_mib * MIB))
 
 
 @pytest.mark.parametrize(
@@ -157,3 +157,27 @@ def test_in_a_hurry_known_sizes_come_first() -> None:
     calm, hurried = _state(Level.WARNING, 820), _state(Level.WARNING, 820, burst=300 * MIB)
     steps = [plan(offers, state, 10.0, RULES) for state in (calm, hurried)]
     assert [step and step.name for step in steps] == ["unknown", "known"]
+
+
+@pytest.mark.parametrize(("level", "used_mib"), [(Level.OK, 300), (Level.WARNING, 820), (Level.EMERGENCY, 990)])
+def test_who_is_over_a_budget_goes_first(level: Level, used_mib: int) -> None:
+    """At any level, whatever its cost and its own rung, and only for what it is over."""
+    offers = [_offer("cheap"), _offer("over", cost="last", at=Level.EMERGENCY, over_mib=40)]
+    step = plan(offers, _state(level, used_mib), 10.0, RULES)
+    assert step is not None
+    assert (step.name, step.wanted_bytes) == ("over", 40 * MIB)
+
+
+@pytest.mark.parametrize(("size_mib", "over_mib", "wanted_mib"), [(30, 40, 30), (None, 40, 40), (30, 0.5, None)])
+def test_of_what_is_over_only_what_can_go(size_mib: float | None, over_mib: float, wanted_mib: float | None) -> None:
+    """No more than it could give back, and nothing when that would be lost in the noise."""
+    step = plan([_offer(size_mib=size_mib, over_mib=over_mib)], _state(Level.OK, 300), 10.0, RULES)
+    assert (step and step.wanted_bytes) == (None if wanted_mib is None else wanted_mib * MIB)
+
+
+def test_one_over_that_was_useless_is_left_alone() -> None:
+    """A budget is no reason to ask again and again in vain: the others are asked meanwhile."""
+    state = replace(_state(Level.WARNING, 820), patience={"over": Patience(blocked_until=11.0, failures=1)})
+    step = plan([_offer("over", over_mib=40), _offer("other")], state, 10.0, RULES)
+    assert step is not None
+    assert step.name == "other"
