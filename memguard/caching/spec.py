@@ -168,14 +168,11 @@ class Spec:
         self, place: Hashable, key: Hashable, value: object, cost_s: float, ttl_s: float | None, began: int
     ) -> bool:
         course = self.course
-        if course.turn != began and course.outdated(key, began):
-            return False
-        kept = self.store.put(place, value, cost_s=cost_s, ttl_s=ttl_s)
-        # Asked again: an invalidation meanwhile is seen here, or has found the entry.
-        if course.turn != began and course.outdated(key, began):
-            self.store.pop(place)
-            return False
-        return kept
+
+        def still() -> bool:
+            return course.turn == began or not course.outdated(key, began)
+
+        return still() and self.store.put(place, value, cost_s=cost_s, ttl_s=ttl_s, still=still)
 
     def fails(self, key: Hashable) -> bool:
         """Whether an error is kept for that key."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from functools import partial
 from math import inf
 from operator import itemgetter
 from time import perf_counter
@@ -83,12 +84,15 @@ class Store(Shelved):
         ttl_s: float | None = None,
         units: Any = None,  # noqa: ANN401 - an int or a Fraction
         over: bool = True,
+        still: Callable[[], bool] | None = None,
     ) -> bool:
         """Keep a value, in place of the one of that key; whether it was small enough.
 
         ``cost_s`` is how long making it took, ``ttl_s`` how long it is good for (0 or less: only the old one goes),
         ``units`` what it counts against ``maxsize``, an int or a Fraction: for all entries of a store or for none.
-        Without ``over`` a living entry of that key stays, and the answer is False.
+        Without ``over`` a living entry of that key stays, and the answer is False. ``still`` is asked at the last
+        moment, as part of the change, whether the value is wanted: who makes it say no, and then pops the key, knows
+        that nobody sees the value from then on.
 
         Raises:
             ValueError: ``size_of`` gave a negative size or none, or ``ttl_s`` is not a number.
@@ -119,7 +123,9 @@ class Store(Shelved):
                 cohort = self._cohorts.newest
                 entries = cohort.entries
                 slot = len(entries)
-                if (
+                if still is not None and not still():
+                    kept = False
+                elif (
                     (self.maxsize is None or len(self.table) < self.maxsize)
                     and (self.max_bytes is None or self.bytes + size <= self.max_bytes)
                     and 0 < slot < cohort.places
@@ -155,8 +161,12 @@ class Store(Shelved):
         # Not kept: from inside of another change, or after one that was broken off.
         if kept is None:
             hash(key)  # raises now, not later
-            kept = self._change(self._insert, entry, (size, cost_s, now, 0.0, 0, expires)) is not False
+            insert = self._insert if still is None else partial(self._insert_if, still)
+            kept = self._change(insert, entry, (size, cost_s, now, 0.0, 0, expires)) is not False
         return kept
+
+    def _insert_if(self, still: Callable[[], bool], entry: Entry, figures: Figures) -> bool:
+        return still() and self._insert(entry, figures)
 
     def _put_counted(self, entry: Entry, figures: Figures, units: Any, *, over: bool) -> bool:  # noqa: ANN401
         if isinstance(entry, Counted):

@@ -89,13 +89,13 @@ class Table:
     # --- changing -------------------------------------------------------------------------------------------------
 
     def pop(self, key: Hashable) -> Entry | None:
-        """Take an entry out, expired or not; None when there is none."""
-        entry = self.table.get(key)
-        if entry is None:
-            if self._changed is not None:
-                self._changed.add(key)
-            return None
-        return None if self._change(self._remove, entry) is False else entry
+        """Take an entry out, expired or not; None when there is none, and no put under way brings one."""
+        while (entry := self.table.get(key) or self._change(self.table.get, key)) is not None:
+            if self._change(self._remove, entry) is not False:
+                return entry
+        if self._changed is not None:
+            self._changed.add(key)
+        return None
 
     def clear(self) -> None:
         """Drop everything, and count hits from zero."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -96,3 +97,50 @@ def test_a_result_that_is_good_for_no_time_ends_the_one_before() -> None:
     assert spec.keep("a", "good", 0.0, spec.begin())
     assert not spec.keep("a", "bad", 0.0, spec.begin())
     assert not spec.store.table
+
+
+def test_nobody_sees_what_was_invalidated_while_it_was_put_in() -> None:
+    """An invalidation that comes in the middle of a put returns when that has ended, and nothing is left of it."""
+    seen: list[object] = []
+
+    class Slow(Watched):
+        def setdefault(self, key: Any, entry: Any = None) -> Any:
+            if key == "a":
+                thread = threading.Thread(target=invalidate, daemon=True)
+                threads.append(thread)
+                thread.start()
+                thread.join(0.2)
+            found = super().setdefault(key, entry)
+            seen.extend("early" for thread in threads if not thread.is_alive())
+            return found
+
+    def invalidate() -> None:
+        spec.invalidate("a")
+        seen.append("a" in table)
+
+    threads: list[threading.Thread] = []
+    spec = spec_of()
+    table: Any = Slow()
+    spec.store.table = table
+    spec.store.put("b", 0)  # or there is no cohort to put it in, and another way is gone
+    spec.keep("a", 1, 0.0, spec.begin())
+    threads[0].join(10)
+    assert seen == [False]
+    assert "a" not in table
+
+
+@pytest.mark.parametrize("how", ["result", "error"])
+def test_what_is_outdated_at_the_last_moment_is_not_put_in(how: str) -> None:
+    """A result that is invalidated while it is measured is never shown."""
+
+    def size_of(key: object, value: object) -> int:
+        spec.course.invalidate("a")  # as by another thread, which has not come to pop it yet
+        return 100
+
+    spec = spec_of(size_of, failures=((ValueError, 60.0),))
+    table: Any = spec.store.table
+    if how == "result":
+        assert not spec.keep("a", 1, 0.0, spec.begin())
+    else:
+        assert not spec.keep_failure("a", ValueError(), 0.0, spec.begin())
+    assert table.shown == []

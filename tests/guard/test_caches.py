@@ -70,7 +70,7 @@ def test_a_registered_cache_is_a_part_of_the_market() -> None:
 def test_a_cache_leaves_the_market(closed_by: str) -> None:
     """A closed handle or the end of the object takes it off."""
     roster = memguard.Roster()
-    cache: memguard.Cache[int, int] = memguard.Cache()
+    cache = OrderedDict(a=1)
     handle = memguard.Guard(limit=None, roster=roster).cache(cache, name="mine")
     assert len(market_of(roster).shelves) == 1
     if closed_by == "handle":
