@@ -44,7 +44,7 @@ def _exact(root: object) -> int:
         thing: Any = stack.pop()
         if id(thing) in seen or isinstance(thing, _NOBODYS) or (type(thing) is int and -6 < thing < 257):
             continue
-        if isinstance(thing, (str, bytes)) and len(thing) < 2:
+        if isinstance(thing, (str, bytes)) and (len(thing) < 2 or sys.getrefcount(thing) > 1 << 29):  # kept anyway
             continue
         seen.add(id(thing))
         total += sys.getsizeof(thing)
