@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -85,12 +86,14 @@ def test_threads_and_tasks_in_one_line(room: Room) -> None:
     def in_thread(name: str) -> None:
         with pool.lease(name, bytearray, wait_s=30):
             order.append(name)
-        del pool[name]
+        with suppress(KeyError):  # idle now, it may have made room for the next one already
+            del pool[name]
 
     async def in_task(name: str) -> None:
         async with pool.lease(name, bytearray, wait_s=30):
             order.append(name)
-        del pool[name]
+        with suppress(KeyError):  # idle now, it may have made room for the next one already
+            del pool[name]
 
     async def work() -> None:
         jobs = []
