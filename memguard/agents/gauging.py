@@ -1,7 +1,7 @@
 """Gauging: what live states weigh, though they grow after they were put and every look costs up to 0.8 ms.
 
-One is measured when it is put, when its lease ends, before it is packed, and now and then when it is read: those that
-are read are those that grow. What the others may have grown meanwhile is estimated.
+One is measured when it is put, before it is packed, and now and then when it is read or its lease ends: those that are
+used are those that grow. What the others may have grown meanwhile is estimated.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Gauge"]
 
-# Time between two looks at states that are read, and how many times what a look took: 2 to 4 % of one core at most.
+# Time between two looks at states in use, and how many times what a look took: 4 % of one core at most.
 _PAUSE_S: Final = 0.02
 _PAUSE_TIMES: Final = 25.0
 # States among which one tending counts those that were used, and picks one.

@@ -33,8 +33,10 @@ class Lease(Generic[T]):
         return state
 
     def __exit__(self, *exc: object) -> None:
+        upkeep = self._upkeep
         try:
-            self._upkeep.look_over(self.key)
+            if upkeep.keeping.clock() >= upkeep.gauge.due:
+                upkeep.look_over(self.key)
         finally:
-            self._upkeep.keeping.unpin(self.key)
-        self._upkeep.settle()
+            upkeep.keeping.unpin(self.key)
+        upkeep.settle()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Packing"]
 
 _USED: Final = Obstacle("used", "it is in use")
+# Finding the coldest walks all that are packed: so many at least are picked.
+_PICKED: Final = 64
 
 
 def _count(table: dict[str, Entry], key: str) -> int:
@@ -155,6 +157,21 @@ class Packing(Keeping):
         del self._busy[key]
         self._part(entry)
         return True
+
+    def coldest_packed(self) -> list[int]:
+        """Places of the blobs in memory that were not used for longest: an eighth of them, longest first."""
+        attic = self.attic
+        places: list[int] = self._change(lambda: attic.coldest(max(_PICKED, len(attic) // 8)))
+        return places
+
+    def packed_bytes(self, key: str) -> int:
+        """The length of a state's blob in memory; 0 when it has none there."""
+        length: int = self._change(self._packed_bytes, key)
+        return length
+
+    def _packed_bytes(self, key: str) -> int:
+        place = self.attic.find(key)
+        return 0 if place is None else self.attic.blob_bytes(place)
 
     def spill_packed(self, place: int) -> int | Obstacle:
         """Bring a blob of the attic to the disk; the bytes that frees, or why not."""

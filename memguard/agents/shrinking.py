@@ -134,9 +134,9 @@ class Shrinking:
             self._refuse(key, packed)
             return freed
         self.over.pop(key, None)
-        place = keeping.attic.find(key)
-        if place is not None and keeping.attic.blob_bytes(place) > limit:
-            text = f"packed it has {format_bytes(keeping.attic.blob_bytes(place))}, more than {format_bytes(limit)}"
+        length = keeping.packed_bytes(key)
+        if length > limit:
+            text = f"packed it has {format_bytes(length)}, more than {format_bytes(limit)}"
             self.reports.add(key, Obstacle("too large", text))
         return freed + packed
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Generator
 
 __all__ = ["NoSpill", "Spill", "in_memory"]
 
@@ -276,15 +275,23 @@ class Spill:
 _MAC_BYTES: Final = 16
 
 
-@contextlib.contextmanager
-def _told(what: str) -> Generator[None]:
-    """Whatever fails here is a ``NoSpill``."""
-    try:
-        yield
-    except NoSpill:
-        raise
-    except Exception as error:  # sqlite3.Error, OSError, MemoryError, a volume that is gone
-        raise NoSpill(f"{what} failed ({type(error).__name__}: {error})") from error
+class _told:  # noqa: N801 - used as a word in a with statement
+    """Whatever fails here is a ``NoSpill``.
+
+    No generator: an error that passes through one refers to itself by its frames, and keeps whatever the callers had in
+    hand until the collector comes, which then counts as shared.
+    """
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, NoSpill):  # sqlite3.Error, OSError, MemoryError
+            raise NoSpill(f"{self._what} failed ({type(error).__name__}: {error})") from error
 
 
 def _copy(source: int, target: int) -> None:

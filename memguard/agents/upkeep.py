@@ -192,7 +192,7 @@ class Upkeep(Shrinking):
         until = keeping.clock() + _RELIEF_S
         if not self.may_spill:
             return 0
-        while freed < wanted_bytes and (places := keeping.attic.coldest(_PICKED)):
+        while freed < wanted_bytes and (places := keeping.coldest_packed()):
             for place in places:
                 if freed >= wanted_bytes or keeping.clock() > until:
                     return freed

@@ -376,6 +376,33 @@ def test_a_full_disk_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert states.figures().spilled == 10
 
 
+def test_a_failure_keeps_nothing_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that failed leaves no error behind that holds what callers had in hand, though nobody collects garbage."""
+    clock = FakeClock()
+    states: States[Any] = States(clock=clock)
+    states["a"] = talk(1)
+    states["b"] = talk(2)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def use() -> None:
+        mine = states["a"]
+        states.spill()
+        assert len(mine) == 200
+
+    gc.disable()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(room._Volume, "write", full)
+            use()
+        clock.advance(10)
+        states.spill()
+        assert states.figures().spilled == 2
+    finally:
+        gc.enable()
+
+
 def test_a_quota_that_is_used_up() -> None:
     """What the quota does not take stays in memory, and the guard is offered no more than it takes."""
     states: States[Any] = States("talks", spill_max_bytes="20KiB")

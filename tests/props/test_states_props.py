@@ -196,6 +196,7 @@ class History:
         try:
             getattr(self, f"do_{what}")(*how)
         except BaseException as error:
+            self.countdown = 0
             if not self.is_ours(error) and not isinstance(error, StateTooLarge):
                 raise
             found = self.states.get(key, GONE)

@@ -23,7 +23,6 @@ LIMIT_BYTES = 256 * MIB
 SERVICE = """
 import json, random, sys, time
 from array import array
-from memguard.agents.states import States
 from memguard.errors import AdmissionRefused
 from memguard.guard import Guard
 from memguard.sizing import sizeof
@@ -33,7 +32,7 @@ guard = Guard() if GUARDED else None
 states = {}
 if guard:
     guard.start()
-    states = States("sessions").enlist(guard.roster)
+    states = guard.states("sessions")
 
 def turn(n, k):
     words = f"message {k} of session {n}: the weather is fine today, and so it was on day {k % 7}. "
