@@ -640,20 +640,22 @@ def test_threads_start_at_the_brink() -> None:
         [thread.join() for thread in early]  # their stacks stay in the C library's cache
         base = int(open("/proc/self/statm").read().split()[1]) * 4096
         with Guard(limit=base + (60 << 20), roster=Roster(), fuse=True) as guard:
-            kept = []
+            kept, done, many, refused = [], [], [], 0
+            threads = [
+                threading.Thread(target=done.append if number < 100 else gate.wait, args=(number,))
+                for number in range(120)
+            ]
             for size in (8 << 20, 1 << 20, 64 << 10):
                 try:
                     while True:
                         kept.append(bytearray(size))
                 except MemoryError:
                     pass
-            done, many, refused = [], [], 0
-            for number in range(120):
-                thread = threading.Thread(target=done.append if number < 100 else gate.wait, args=(number,))
+            for number, thread in enumerate(threads):
                 gate.clear()
                 try:
                     thread.start()
-                except RuntimeError:
+                except (RuntimeError, MemoryError):
                     refused += 1
                     continue
                 many.append(thread)
