@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import report
 
 from memguard.errors import AdmissionRefused
+from memguard.fuse.letting_go import out_of_memory
 from memguard.guard import Guard
 from memguard.testing.cage import Cage, cage_unavailable
 from memguard.units import MIB
@@ -88,7 +89,9 @@ class Service:
             work()
         except AdmissionRefused:
             self.counts[f"{what}_refused"] += 1
-        except MemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
             self.counts[f"{what}_refused"] += 1
             if self.guard is not None:
                 self.guard.memory_error(error)

@@ -138,6 +138,7 @@ class Guard(Holding, Working, Fusing):
                 self._begin()
             except BaseException:  # no thread to be had, a GC policy that raises
                 self._put_back()
+                self._teller.stop(_STOP_S)
                 raise
         return self
 

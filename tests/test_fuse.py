@@ -377,6 +377,8 @@ def test_what_hides_a_memory_error_is_seen_through() -> None:
     assert out_of_memory(group)
     assert not out_of_memory(ExceptionGroup("tasks", [KeyError("x")]))
     assert out_of_memory(MemoryError())
+    assert out_of_memory(RuntimeError("can't start new thread"))
+    assert not out_of_memory(RuntimeError("no"))
     release(group)
     assert not any(held() for held in seen)
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 __all__ = ["out_of_memory", "release"]
 
+# CPython's own words for a thread that got no stack: a RuntimeError.
+_NO_THREAD: Final = ("can't start new thread",)
 _GROUP: Final[Any] = BaseExceptionGroup
 
 
@@ -27,12 +29,14 @@ def release(error: BaseException) -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether a MemoryError is behind an error: itself, its cause or context, or one of a group.
+    """Whether want of memory is behind an error: a MemoryError, or no room for a thread's stack.
+
+    It may be the error itself, its cause or context, or one of a group.
 
     Frameworks hide it: FastAPI answers 400 with it as the cause when a JSON body could not be parsed for want of
     memory, task groups wrap it in an ExceptionGroup.
     """
-    return any(isinstance(link, MemoryError) for link in _links(error))
+    return any(isinstance(link, MemoryError) or link.args == _NO_THREAD for link in _links(error))
 
 
 def _links(error: BaseException) -> list[BaseException]:
