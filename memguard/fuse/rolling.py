@@ -16,7 +16,7 @@ from memguard.units import MIB, format_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from types import ModuleType
     from typing import Final
 
@@ -29,8 +29,8 @@ DEADLY: Final = (
 """Modules that end the process when memory is refused: pydantic-core aborts and orjson crashes, as measured; the
 others are written in Rust as well, whose allocation does not fail politely."""
 
-# When others took the room, so that more is mapped than is allowed, a tick and a thread's first steps get this much.
-_STEP_BYTES: Final = MIB // 2
+# When others took the room, so that more is mapped than is allowed, a tick and a thread's first steps have this much.
+_STEP_BYTES: Final = MIB
 # A turn takes microseconds.
 _TURN_S: Final = 0.1
 # The kernel compares whole pages, so the bits below are free: odd means a fuse, the next eleven whose.
@@ -61,7 +61,7 @@ class Fuse:
         self._force = force
         self._children = ChildrenProbe()
         self._starts = StartWatch(self._start_edge)
-        self._starting = 0
+        self._starting = self._brink_bytes = 0
         self._resource: ModuleType | None = None
         self._before = (-1, -1)
         self._lifted = (-1, -1)
@@ -183,7 +183,7 @@ class Fuse:
                 self._apply(place)
 
     @contextmanager
-    def _turned(self) -> Iterator[None]:
+    def _turned(self) -> Generator[None]:
         """One at a time; but a signal's handler that came in between its own thread's turn must not wait for ever."""
         got = self._turn.acquire(timeout=_TURN_S)
         try:
@@ -195,8 +195,10 @@ class Fuse:
     def _apply(self, place: int) -> None:
         """Set it: there, or above while a thread is starting."""
         resource, hard = self._resource, self._before[1]
-        # Giving way goes into the margin; or, when more is mapped already than is allowed, a small step above that.
-        self._lifted = _mark(max(place + SLACK_BYTES, self._reckoning.data_bytes + _STEP_BYTES)), hard
+        data_bytes = self._reckoning.data_bytes
+        # Once for as long as it lasts: what is mapped meanwhile must not be a reason to map more.
+        self._brink_bytes = 0 if data_bytes <= place else self._brink_bytes or data_bytes + _STEP_BYTES
+        self._lifted = _mark(max(place + SLACK_BYTES, self._brink_bytes)), hard
         if resource is not None:
             resource.setrlimit(resource.RLIMIT_DATA, self._lifted if self._starting else (_mark(place), hard))
 
