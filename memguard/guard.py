@@ -17,7 +17,7 @@ from memguard.fusing import Fusing
 from memguard.holding import Holding
 from memguard.model import Event, Level
 from memguard.reclaimers.collect import Collect, GcWatch
-from memguard.reclaimers.gc_policy import default_policies
+from memguard.reclaimers.gc_pressure import default_policies
 from memguard.reclaimers.trim import Trim
 from memguard.rules import Rules
 from memguard.sight import Sight, limits_from

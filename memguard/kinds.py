@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["Cost", "LimitKind", "Outcome", "Priority", "Severity", "Usage"]
+__all__ = ["Cost", "LimitKind", "Outcome", "Priority", "Severity", "Usage", "VerdictKind"]
 
 LimitKind = Literal["policy", "kill", "throttle", "host"]
 """What happens above a limit: a promise broken, a kill, a stall, or the machine's own end."""
@@ -26,3 +26,6 @@ Priority = Literal["critical", "normal", "sheddable"]
 
 Severity = Literal["info", "warning", "error"]
 """How loud a log line about an event should be."""
+
+VerdictKind = Literal["flat", "filling", "leak-like", "step", "spike", "periodic", "unknown"]
+"""What a trend of memory looks like; see ``memguard.findings.Verdict``."""

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import gc
 
-from memguard.units import MIB, parse_bytes, parse_ratio, parse_seconds
+from memguard.reclaimers.gc_pressure import PAID_RATIO, STEP_LEAST_BYTES, PressureGc
+from memguard.units import parse_bytes, parse_ratio, parse_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
     from memguard.model import GcStats, Snapshot
-    from memguard.ports import GcDecider
-    from memguard.rules import Rules
 
-__all__ = ["FreezeGc", "GcPolicy", "IdleGc", "IntervalGc", "PressureGc", "default_policies"]
+__all__ = ["FreezeGc", "GcPolicy", "IdleGc", "IntervalGc"]
 
 _FULL: Final = 2
 # The largest C int: a threshold that is never reached.
 _NEVER: Final = (1 << 31) - 1
-# rules.useless_ratio, backoff_first_s, backoff_max_s: a collection counts as any other reclaim attempt.
-_PAID_RATIO: Final = 0.05
-_WAIT_FIRST_S: Final = 1.0
-_WAIT_MAX_S: Final = 60.0
-# 64 s already: a longer streak of misses changes nothing.
-_MISSES_MOST: Final = 6
-# Growth that means nothing in a small process.
-_STEP_LEAST_BYTES: Final = 4 * MIB
 # Without bytes to go by: so many young collections that were kept from becoming a full one. 100 times CPython's own
 # threshold of 10, at most some 0.8 M (3.13: 2 M) new containers.
 _BOUND_COUNT: Final = 1000
@@ -48,7 +39,7 @@ class GcPolicy:
 
     @staticmethod
     def pressure(
-        above_ratio: float | str = 0.75, above_bytes: int | str | None = None, *, paid_ratio: float | str = _PAID_RATIO
+        above_ratio: float | str = 0.75, above_bytes: int | str | None = None, *, paid_ratio: float | str = PAID_RATIO
     ) -> PressureGc:
         """Full collections while memory is above a mark, as long as they pay.
 
@@ -90,68 +81,6 @@ class GcPolicy:
             ValueError: ``threshold`` is below 1.
         """
         return FreezeGc(after_s=None if after_s is None else parse_seconds(after_s), threshold=threshold)
-
-
-class PressureGc:
-    """A policy that collects under pressure, as long as collections pay; made by ``GcPolicy.pressure``.
-
-    After each full collection the next is due when memory has grown by what would pay again, or after a wait of a
-    second; both double with each in a row that did not pay (at most 60 s), because a heap without cycles gives
-    nothing however often it is searched.
-    """
-
-    def __init__(self, *, above_ratio: float = 0.75, above_bytes: int | None = None, paid_ratio: float) -> None:
-        self._above_ratio = above_ratio
-        self._above_bytes = above_bytes
-        self._paid_ratio = paid_ratio
-        self.start()
-
-    def start(self) -> None:
-        """Forget what was learned: another life, another heap."""
-        self._asked: tuple[int, int] | None = None  # full collections and used bytes when one was asked for
-        self._misses = 0
-        self._floor: tuple[float, int] | None = None  # when it was carried out, and what was used then
-
-    def stop(self) -> None:
-        """Nothing to put back."""
-
-    def due(self, snapshot: Snapshot, stats: GcStats, /) -> int | None:
-        """2 when above the mark and worth it, else None."""
-        reading = snapshot.reading
-        if reading is None:
-            return None
-        used = reading.used_bytes
-        if self._asked is not None:
-            if stats.full_collections > self._asked[0]:
-                self._judge(snapshot.at, used, self._asked[1], stats)
-                self._asked = None
-            elif self._above(snapshot, used):
-                return _FULL  # the guard has had no time for it yet
-        if not self._above(snapshot, used):
-            self._asked = None
-            return None
-        if self._floor is not None:
-            at, floor = self._floor
-            patience = float(1 << self._misses)
-            grown = used - floor >= max(_STEP_LEAST_BYTES, self._paid_ratio * floor) * patience
-            waited = snapshot.at - at >= min(_WAIT_MAX_S, _WAIT_FIRST_S * patience)
-            if not (grown or waited):
-                # Memory that fell makes a new floor: growth counts from the lowest point.
-                self._floor = (at, min(floor, used))
-                return None
-        self._asked = (stats.full_collections, used)
-        return _FULL
-
-    def _above(self, snapshot: Snapshot, used: int) -> bool:
-        if self._above_bytes is not None:
-            return used >= self._above_bytes
-        return snapshot.pressure >= self._above_ratio
-
-    def _judge(self, at: float, used: int, before: int, stats: GcStats) -> None:
-        # What it bought at once, or how far memory has fallen by now: a trim may have followed.
-        freed = max(stats.last_freed_bytes or 0, before - used)
-        self._misses = 0 if freed >= self._paid_ratio * before else min(_MISSES_MOST, self._misses + 1)
-        self._floor = (at, used)
 
 
 class IntervalGc:
@@ -260,7 +189,7 @@ class IdleGc:
         used = snapshot.reading.used_bytes
         self._floor = used if self._floor is None else min(used, self._floor)
         whole = self._floor if snapshot.limit is None else snapshot.limit.bytes
-        return used - self._floor > max(_STEP_LEAST_BYTES, self._growth_ratio * whole)
+        return used - self._floor > max(STEP_LEAST_BYTES, self._growth_ratio * whole)
 
 
 class FreezeGc:
@@ -326,9 +255,3 @@ class FreezeGc:
             gc.freeze()
             self._froze = True
         self._thresholds.change(first=self._threshold)
-
-
-def default_policies(rules: Rules) -> tuple[GcDecider, ...]:
-    """What is in force when nobody registered a policy: by pressure, and by the clock where the rules say so."""
-    pressure = GcPolicy.pressure(above_ratio=rules.collect_ratio, above_bytes=rules.collect_bytes)
-    return (pressure,) if rules.gc_interval_s is None else (pressure, GcPolicy.interval(rules.gc_interval_s))

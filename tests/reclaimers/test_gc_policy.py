@@ -10,7 +10,8 @@ import pytest
 
 from memguard.model import GcStats, Level, Limit, Reading, Snapshot
 from memguard.ports import GcDecider
-from memguard.reclaimers.gc_policy import FreezeGc, GcPolicy, IdleGc, IntervalGc, PressureGc
+from memguard.reclaimers.gc_policy import FreezeGc, GcPolicy, IdleGc, IntervalGc
+from memguard.reclaimers.gc_pressure import PressureGc
 from memguard.units import MIB
 
 if TYPE_CHECKING:
