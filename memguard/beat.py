@@ -6,7 +6,11 @@ real clock.
 
 from __future__ import annotations
 
-__all__ = ["NEVER", "NOW"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["NEVER", "NOW", "forward_only"]
 
 NEVER: float = float("inf")
 
@@ -15,3 +19,19 @@ NOW: float = NEVER
 
 Never copy it by ``from … import``: it is read as a global of this module.
 """
+
+
+def forward_only(clock: Callable[[], float]) -> Callable[[], float]:
+    """A clock that never runs backwards: where ``clock`` does, it stands still, then goes on from there."""
+    last, lead = clock(), 0.0
+
+    def now() -> float:
+        nonlocal last, lead
+        at = clock() + lead
+        if at < last:
+            lead += last - at
+            at = last
+        last = at
+        return at
+
+    return now

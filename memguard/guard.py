@@ -24,7 +24,7 @@ from memguard.sight import Sight, limits_from
 from memguard.sinks.log import LogSink
 from memguard.telling import Teller
 from memguard.threads import Bell, Running, new_lock, start_thread
-from memguard.watch import COLLECT, Watch, forward_only
+from memguard.watch import COLLECT, Watch
 from memguard.working import Working
 
 TYPE_CHECKING = False
@@ -81,7 +81,7 @@ class Guard(Holding, Working, Fusing):
     ) -> None:
         self.rules: Rules = Rules.resolve(os.environ, overrides, base=rules)
         self.roster: Roster = rosters.DEFAULT if roster is None else roster
-        self._clock = time.monotonic if clock is None else forward_only(clock)
+        self._clock = time.monotonic if clock is None else beat.forward_only(clock)
         self._teller = Teller((LogSink(), *sinks), inline=clock is not None)
         self._gc_watch = GcWatch(clock=self._clock)
         self.gate: Gate = Gate(rules=self.rules, clock=self._clock)
@@ -139,6 +139,7 @@ class Guard(Holding, Working, Fusing):
             except BaseException:  # no thread to be had, a GC policy that raises
                 self._put_back()
                 self._teller.stop(_STOP_S)
+                self._watch.reset()
                 raise
         return self
 
@@ -147,6 +148,7 @@ class Guard(Holding, Working, Fusing):
         self._attempts.inline = self._teller.inline = False
         self._teller.start()
         self._sight.find(self._clock(), anew=True)
+        self._watch.glance()
         self._gc_watch.start()
         self._watch.enforce(self._policies or default_policies(self.rules))
         self._bound_caches(on=True)

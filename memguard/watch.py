@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from memguard.rules import Rules
     from memguard.sight import Sight
 
-__all__ = ["COLLECT", "Watch", "forward_only"]
+__all__ = ["COLLECT", "Watch"]
 
 COLLECT = "collect"
 """The name of the reclaimer that runs a collection; GC policies speak of it."""
@@ -61,22 +61,6 @@ _REFUSALS_S = 1.0
 _TOLD_AT_MOST = 100
 # A reclaimer that took longer last time gets a thread of its own, so that looking goes on meanwhile.
 _PROMPT_S = 0.05
-
-
-def forward_only(clock: Clock) -> Clock:
-    """A clock that never runs backwards: where ``clock`` does, it stands still, then goes on from there."""
-    last, lead = clock(), 0.0
-
-    def now() -> float:
-        nonlocal last, lead
-        at = clock() + lead
-        if at < last:
-            lead += last - at
-            at = last
-        last = at
-        return at
-
-    return now
 
 
 class Watch:
@@ -127,6 +111,17 @@ class Watch:
 
     def _blank(self) -> Snapshot:
         return Snapshot(at=self._clock(), reading=None, limit=None, pressure=0.0, level=Level.OK, forecast=None)
+
+    def glance(self) -> None:
+        """Read once and judge nothing, so that work which asks at once is weighed against what is used already."""
+        try:
+            look = self._sight.look(self._clock())
+        except Exception:  # noqa: BLE001 - the first tick meets it again, and tells
+            return
+        blank, limit = self._blank(), self._sight.binding
+        reading = Reading(at=blank.at, used_bytes=look.used_bytes, source=look.source)
+        pressure = 0.0 if limit is None else look.used_bytes / limit.bytes
+        self._show(replace(blank, reading=reading, limit=limit, pressure=pressure))
 
     def reset(self) -> None:
         """Forget what was judged: after a stop nothing is refused on the word of an old reading."""

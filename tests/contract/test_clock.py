@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from memguard.beat import forward_only
 from memguard.ports import Clock
 from memguard.testing import FakeClock
-from memguard.watch import forward_only
 
 
 class ClockPromises:

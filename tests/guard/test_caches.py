@@ -56,7 +56,7 @@ def test_a_registered_cache_is_a_part_of_the_market() -> None:
     """What gives up entry by entry shares one price; each part is told with its bytes."""
     roster = memguard.Roster()
     guard = memguard.Guard(limit=None, roster=roster)
-    plain, other = OrderedDict((number, "x" * 1000) for number in range(100)), OrderedDict(a=1)
+    plain, other = OrderedDict((number, f"{number:1000}") for number in range(100)), OrderedDict(a=1)
     with guard.cache(plain, name="plain"), guard.cache(other, name="alone", cost="dear"):
         rows = {row.name: row for row in guard.holders()}
         assert rows["caches/plain"].size_bytes is not None

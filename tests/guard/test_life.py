@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memguard.errors import AlreadyGuarding
+from memguard.errors import AdmissionRefused, AlreadyGuarding
 from memguard.guard import Guard
 from memguard.model import Level
 from memguard.reclaimers.gc_policy import GcPolicy
 from memguard.roster import Roster
 from memguard.testing import BlockingSink, FakeClock, FakeMemory, RecordingSink
+from memguard.threads import Bell, Running
 from memguard.units import MIB
 from tests.waiting import wait_for
 
@@ -70,6 +71,21 @@ def test_it_looks() -> None:
     assert not guard.running
     assert guard.snapshot.reading is None
     assert "stopped" in repr(guard)
+
+
+def test_the_first_request_is_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is used already counts before the thread's first look: work that would not fit is refused at once."""
+    ended = Bell()
+    ended.ring()
+    monkeypatch.setattr("memguard.guard.start_thread", lambda work, name: Running(ended, -1))  # it never looks
+    memory = FakeMemory(FakeClock(), base_bytes="800MiB")
+    guard = _guard(limit="1GiB", probe=memory)
+    guard.start()
+    assert guard.snapshot.reading is not None
+    assert guard.pressure == 800 / 1024
+    with pytest.raises(AdmissionRefused, match=r"300\.0 MiB"):
+        guard.admit("300MiB")
+    guard.stop()
 
 
 def test_starting_twice_is_refused() -> None:
