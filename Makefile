@@ -22,8 +22,11 @@ help:
 demo: $(EXTRA)-demo
 	$(BIN)/python -m memguard demo $(ARGS)
 
+# What measures a real kernel has the machine for itself; all else runs on every core. pytest says 5 for "no test".
 test: $(EXTRA)-test
-	$(BIN)/python -m pytest $(ARGS)
+	@part() { echo "--- $$*"; $(BIN)/python -m pytest "$$@" $(ARGS); }; \
+	part -n logical -m "not real"; quick=$$?; part -m real; real=$$?; \
+	test $$quick$$real != 55 && { test $$quick = 0 || test $$quick = 5; } && { test $$real = 0 || test $$real = 5; }
 
 bench: $(EXTRA)-bench
 	@failed=; for script in $$(grep -l '__main__' benchmarks/*.py); do \

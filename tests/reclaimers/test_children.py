@@ -123,7 +123,10 @@ def test_what_is_no_process_is_refused(process: object) -> None:
         Child(process, max_bytes=MIB)
 
 
-@pytest.mark.parametrize("pid", [0, -1, 1, os.getpid(), os.getppid(), 2**22 + 1])
+@pytest.mark.parametrize(
+    "pid",
+    [0, -1, 1, pytest.param(os.getpid(), id="own"), pytest.param(os.getppid(), id="parent"), 2**22 + 1],
+)
 def test_only_children_may_be_registered(pid: int) -> None:
     """Never this process, one above it, or nobody's number."""
     with pytest.raises(ValueError, match=r"only children|has ended already"):

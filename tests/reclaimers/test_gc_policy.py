@@ -11,11 +11,12 @@ import pytest
 from memguard.model import GcStats, Level, Limit, Reading, Snapshot
 from memguard.ports import GcDecider
 from memguard.reclaimers.gc_policy import FreezeGc, GcPolicy, IdleGc, IntervalGc
-from memguard.reclaimers.gc_pressure import PressureGc
 from memguard.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from memguard.reclaimers.gc_pressure import PressureGc
 
 _LIMIT = Limit(bytes=512 * MIB, kind="kill", source="test")
 
