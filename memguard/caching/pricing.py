@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from itertools import accumulate
 from math import frexp
 from typing import TYPE_CHECKING, Final
@@ -56,10 +57,11 @@ class Habits:
     __slots__ = ("_left", "hits", "least", "rates", "time_s")
 
     def __init__(self) -> None:
-        self.hits: list[float] = [0.0] * (_ROWS * _COLUMNS)
-        self.time_s: list[float] = [0.0] * (_ROWS * _COLUMNS)
+        # Arrays, not lists: every cache that was ever looked through keeps a pair.
+        self.hits: array[float] = array("d", bytes(8 * _ROWS * _COLUMNS))
+        self.time_s: array[float] = array("d", bytes(8 * _ROWS * _COLUMNS))
         self.rates: list[float] = []
-        """Hits a second by class, as of the last ``settle``."""
+        """Hits a second by class, as of the last ``settle``; empty before the first."""
         self.least: list[float] = []
         """The least of the rates that an entry no older than a column may have."""
         self._left = _HALF_LOOKS
@@ -67,7 +69,6 @@ class Habits:
             for column in range(_COLUMNS):
                 self.hits[row * _COLUMNS + column] = _GUESS_HITS * (1 + row)
                 self.time_s[row * _COLUMNS + column] = _GUESS_HITS * 2.0 ** (column - _FIRST)
-        self.settle()
 
     def look(self, entry: Entry, now: float) -> float:
         """Learn from an entry, and tell its hits a second."""

@@ -62,9 +62,17 @@ class Shelved(Relocating):
         self.name: str = name
         self.min_bytes: int = min_bytes
         self.weight: float = weight
-        self.habits: Habits = Habits()
+        self._habits: Habits | None = None
         self.evictions: int = 0
         self._shrunk = 0
+
+    @property
+    def habits(self) -> Habits:
+        """How often its entries are hit; made at the first look: most caches are small and left alone."""
+        habits = self._habits
+        if habits is None:
+            habits = self._habits = Habits()
+        return habits
 
     def size(self) -> int:
         """Accounted bytes."""
@@ -82,7 +90,8 @@ class Shelved(Relocating):
             step = max(1, len(stretches) * _LOOKS // max(count, 1))
             found = (self._worth(stretch, now) for stretch in stretches[::step])
             return [(self.weight * price, size) for price, size in found if size]
-        return [(self.weight * price_of(entry, now, self.habits), entry.bytes) for entry in self._cohorts.pick(count)]
+        habits = self.habits
+        return [(self.weight * price_of(entry, now, habits), entry.bytes) for entry in self._cohorts.pick(count)]
 
     def offers(self, count: int) -> list[tuple[float, Entry]]:
         """(price per byte, entry) of up to so many entries at random; see ``evict``."""
@@ -99,7 +108,7 @@ class Shelved(Relocating):
 
     def _worth(self, stretch: list[Cohort], now: float) -> tuple[float, int]:
         """Price per byte and bytes of a stretch, by a few of its entries; the dearest may be one of a kind."""
-        worth, size, looks, dearest = 0.0, 0, 0, 0.0
+        worth, size, looks, dearest, habits = 0.0, 0, 0, 0.0, self.habits
         for _ in range(3 * _LOOKS):
             try:
                 entries = stretch[int(random() * len(stretch))].entries  # noqa: S311 - no secret
@@ -107,7 +116,7 @@ class Shelved(Relocating):
             except IndexError:  # empty, or emptied by another thread
                 continue
             if entry is not None:
-                own = price_of(entry, now, self.habits) * entry.bytes
+                own = price_of(entry, now, habits) * entry.bytes
                 dearest = max(dearest, own)
                 worth += own
                 size += entry.bytes

@@ -273,9 +273,9 @@ class Store(Shelved):
 
     def _by_price(self, spared: Entry | None = None) -> Entry | None:
         """The cheapest of 16: the best of those seen at earlier evictions, and a few picked at random."""
-        now, offers = self.clock(), self._offers
+        now, offers, habits = self.clock(), self._offers, self.habits
         for entry in self._cohorts.pick(_FRESH if len(offers) >= _SAMPLE - _FRESH else _SAMPLE):
-            price = price_of(entry, now, self.habits)
+            price = price_of(entry, now, habits)
             offers.append((price, id(entry), entry.__length_hint__(), entry.cohort, entry.slot))
         offers.sort(key=_PRICE, reverse=True)
         del offers[: -_SAMPLE + 1]
@@ -292,8 +292,8 @@ class Store(Shelved):
         return self._by_price() if self.maxsize is None else self._by_hand(None)
 
     def _by_hand(self, spared: Entry | None) -> Entry | None:
-        now = self.clock()
-        return self._cohorts.by_hand(spared, lambda entry: self.habits.look(entry, now))
+        now, habits = self.clock(), self.habits
+        return self._cohorts.by_hand(spared, lambda entry: habits.look(entry, now))
 
     # --- looking after itself -----------------------------------------------------------------------------------------
 
