@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from array import array
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -173,7 +174,7 @@ def test_a_sweep_finds_what_a_look_would(store: Store, clock: FakeClock) -> None
     prices = {}
     for entry in entries:
         fresh = Habits()
-        fresh.hits, fresh.time_s = [rate * 1e12 for rate in rates], [1e12] * len(rates)
+        fresh.hits, fresh.time_s = array("d", (rate * 1e12 for rate in rates)), array("d", [1e12] * len(rates))
         cohort, slot = entry.cohort, entry.slot
         seen, at, looked = cohort.seen[slot], cohort.at[slot], cohort.looked[slot]
         prices[id(entry)] = price_of(entry, clock(), fresh)
