@@ -53,11 +53,12 @@ class _Charge:
 class Budget:
     """A named part of the limit, shared by whoever is charged to it."""
 
-    __slots__ = ("_all", "_charges", "max_bytes", "name")
+    __slots__ = ("_all", "_charges", "_work", "max_bytes", "name")
 
     def __init__(self, budgets: Budgets, name: str, max_bytes: int) -> None:
         self._all = budgets
         self._charges: tuple[_Charge, ...] = ()
+        self._work: dict[object, int] = {}
         self.name: str = name
         self.max_bytes: int = max_bytes
 
@@ -74,6 +75,25 @@ class Budget:
             ValueError: no holder has that name, or it is charged to a budget already.
         """
         return self._all.charge(self, holder, name)
+
+    def take(self, work: object, wanted_bytes: int, *, anyway: bool) -> bool:
+        """Promise bytes to admitted work if they fit, or ``anyway``; whether that was done (called by the gate).
+
+        Work of unknown size (0) needs a budget that is not used up.
+        """
+        with self._all.lock:
+            fits = anyway or self.used_bytes + max(1, wanted_bytes) <= self.max_bytes
+            if fits:
+                self._work[work] = wanted_bytes
+            return fits
+
+    def give(self, work: object) -> None:
+        """Take back what was promised to this work; twice is fine."""
+        self._work.pop(work, None)
+
+    def tight(self) -> str:
+        """How it stands, in words, for a refusal."""
+        return f"{format_bytes(self.used_bytes)} of the {format_bytes(self.max_bytes)} of budget {self.name!r} are used"
 
     def add(self, charge: _Charge) -> None:
         """Take a charge in (called by ``charge``)."""
@@ -92,8 +112,11 @@ class Budget:
 
     @property
     def used_bytes(self) -> int:
-        """What those charged hold together; who cannot say counts as 0."""
-        return sum(_held(charge) or 0 for charge in self.charges)
+        """What those charged hold together, with what admitted work was promised; who cannot say counts as 0."""
+        return self._promised() + sum(_held(charge) or 0 for charge in self.charges)
+
+    def _promised(self) -> int:
+        return sum(tuple(self._work.values()))
 
     @property
     def over_bytes(self) -> int:
@@ -120,6 +143,8 @@ class Budget:
     def row(self) -> BudgetRow:
         """How it stands now."""
         held = [(charge.name, _held(charge)) for charge in self.charges]
+        if self._work:
+            held.append(("admitted work", self._promised()))
         used = sum(amount or 0 for _, amount in held)
         return BudgetRow(
             name=self.name,

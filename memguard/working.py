@@ -1,4 +1,4 @@
-"""Working: the part of a guard that a service's work goes through: pools, operations, features, budgets."""
+"""Working: the part of a guard that a service's work goes through: its gate, pools, operations, features, budgets."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
+    from memguard.admission import Gate, Ticket
     from memguard.agents.pools import Pool
     from memguard.budgets import Budget, Budgets
     from memguard.features import Feature, Features
+    from memguard.kinds import Priority
     from memguard.model import Limit, Snapshot
     from memguard.operations import Operation, Operations
     from memguard.ports import Clock
@@ -31,8 +33,9 @@ __all__ = ["Working"]
 
 
 class Working:
-    """Opens a pool, an operation, a feature or a budget; each is made when it is first asked for."""
+    """Admits work; opens a pool, an operation, a feature or a budget, each made when it is first asked for."""
 
+    gate: Gate
     rules: Rules
     roster: Roster
     _clock: Clock
@@ -51,6 +54,32 @@ class Working:
         def limits(self) -> tuple[Limit, ...]:
             """As the guard has them."""
             ...
+
+    def admit(  # noqa: PLR0913 - each but the first says one thing about the work
+        self,
+        bytes: str | int | None = None,  # noqa: A002 - the public name
+        *,
+        kind: str = "request",
+        label: str = "",
+        budget: str | None = None,
+        wait_s: float = 0.0,
+        priority: Priority = "normal",
+    ) -> Ticket:
+        """Permission for work that needs so many bytes (None: unknown), as a context manager, sync or async.
+
+        Refused from CRITICAL on until pressure is below where that level is left, and whenever used + promised +
+        ``bytes`` would pass the CRITICAL rung. ``label`` names the work in events ("POST /agents"). ``budget`` names
+        one whose room the work needs too, as long as it runs. ``wait_s`` waits for room; on an event loop use
+        ``async with``. ``priority`` "sheddable" moves both to WARNING; "critical" work is refused only when its bytes
+        would pass the EMERGENCY rung.
+
+        Raises:
+            AdmissionRefused: with ``retry_after_s``, the level and the numbers.
+            ValueError: a negative amount, or no such priority.
+            RulesError: there is no such budget.
+        """
+        purse = None if budget is None else self.budgets.budget(budget)
+        return self.gate.admit(bytes, kind, label, wait_s, priority, budget=purse)
 
     def pool(  # noqa: PLR0913 - options, all with a default
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from math import inf
 from typing import Any
@@ -10,11 +11,11 @@ import pytest
 
 import memguard
 from memguard.budgets import Budgets
-from memguard.errors import RulesError
+from memguard.errors import AdmissionRefused, RulesError
 from memguard.guard import Guard
 from memguard.model import Level, Limit
 from memguard.roster import Roster
-from memguard.testing import World, simulate
+from memguard.testing import FakeClock, FakeMemory, World, simulate
 from memguard.units import MIB
 
 
@@ -272,3 +273,74 @@ def test_observing_plans_and_does_nothing() -> None:
     run = simulate(scenario, duration_s=5, limit="1GiB", rules=memguard.Rules(mode="observe"))
     assert run.relief_names == []
     assert "would ask big for 40.0 MiB (mode 'observe')" in {event.text for event in run.events}
+
+
+def test_work_is_admitted_within_a_budget() -> None:
+    """What runs counts as used; what does not fit into the budget is refused with its numbers, until the first ends."""
+    with Guard(limit="1GiB", probe=FakeMemory(FakeClock()), roster=Roster()) as guard:
+        budget = guard.budget("uploads", "100MiB")
+        with guard.admit("60MiB", budget="uploads", label="POST /a"):
+            assert (budget.used_bytes, budget.row().charged) == (60 * MIB, ("admitted work",))
+            with pytest.raises(AdmissionRefused, match=r"60\.0 MiB of the 100\.0 MiB of budget 'uploads' are used"):
+                guard.admit("60MiB", budget="uploads")
+            with guard.admit("60MiB"):  # there is room elsewhere
+                assert "uploads: 60.0 MiB of 100.0 MiB, charged: admitted work" in guard.explain()
+        assert budget.used_bytes == 0
+        with guard.admit("60MiB", budget="uploads"):
+            pass
+
+
+def test_work_of_unknown_size_needs_a_budget_with_room() -> None:
+    """It passes while anything is left, and no longer when others have used it up."""
+    with Guard(limit="1GiB", probe=FakeMemory(FakeClock()), roster=Roster()) as guard:
+        guard.budget("uploads", "100MiB")
+        with (
+            guard.admit(budget="uploads"),
+            guard.admit("100MiB", budget="uploads"),
+            pytest.raises(AdmissionRefused, match="uploads"),
+        ):
+            guard.admit(budget="uploads")
+
+
+def test_what_the_whole_refuses_takes_nothing_from_a_budget() -> None:
+    """A refusal for want of memory leaves the budget as it was; so does a budget's refusal leave the promises."""
+    with Guard(limit="100MiB", probe=FakeMemory(FakeClock(), base_bytes="50MiB"), roster=Roster()) as guard:
+        budget = guard.budget("uploads", "60MiB")
+        with pytest.raises(AdmissionRefused):
+            guard.admit("55MiB", budget="uploads")
+        assert budget.used_bytes == 0
+        with pytest.raises(AdmissionRefused):
+            guard.admit("61MiB", budget="uploads")
+        assert guard.gate.promised_bytes == 0
+
+
+def test_who_waits_for_a_budget_gets_it() -> None:
+    """A waiter comes in when the one before it ends."""
+
+    async def main() -> float:
+        with Guard(limit="1GiB", probe=FakeMemory(FakeClock()), roster=Roster()) as guard:
+            guard.budget("uploads", "100MiB")
+            first = guard.admit("80MiB", budget="uploads")
+            asyncio.get_running_loop().call_soon(first.close)
+            async with guard.admit("80MiB", budget="uploads", wait_s=20.0):
+                return guard.budget("uploads").used_bytes
+
+    assert asyncio.run(main()) == 80 * MIB
+
+
+def test_a_budget_that_nobody_made() -> None:
+    """Is an error that says how to make it, not a refusal."""
+    guard = Guard(limit="1GiB", probe=FakeMemory(FakeClock()), roster=Roster())
+    with pytest.raises(RulesError, match=r"budget\('uploads', '200MiB'\)"):
+        guard.admit("1MiB", budget="uploads")
+
+
+def test_explaining_tells_of_budgets_that_add_up_to_too_much() -> None:
+    """A limit that shrank below their sum is said where people look."""
+    limits = [Limit(bytes=1000 * MIB, kind="kill", source="a scene")]
+    guard = Guard(limit=lambda: tuple(limits), probe=FakeMemory(FakeClock()), roster=Roster())
+    guard.budget("caches", "900MiB")
+    assert "budgets add up" not in guard.explain()
+    limits[0] = Limit(bytes=500 * MIB, kind="kill", source="a scene")
+    guard.trim()  # looks for the limit again
+    assert "budgets add up to 900.0 MiB" in guard.explain()

@@ -9,7 +9,7 @@ import sys
 from collections import deque
 
 from memguard._core.ledger import Ledger
-from memguard.admission.tickets import Ticket
+from memguard.admission.tickets import BudgetTicket, Ticket
 from memguard.errors import AdmissionRefused
 from memguard.model import Level
 from memguard.threads import new_lock
@@ -17,9 +17,12 @@ from memguard.units import format_bytes, format_seconds, parse_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memguard._core.costs import Route
     from memguard._core.shares import Shares
     from memguard.admission.lessons import Lessons
+    from memguard.admission.tickets import Purse
     from memguard.admission.waiting import WaitingRoom
     from memguard.kinds import Priority
     from memguard.model import Snapshot
@@ -64,7 +67,7 @@ class Gate:
         }
         self.clock = clock
         self.open: dict[Ticket, None] = {}
-        self.closed: deque[tuple[float, str]] = deque(maxlen=_CLOSED_KEPT)
+        self.closed: deque[tuple[str, ...]] = deque(maxlen=_CLOSED_KEPT)
         self._ledger = Ledger()
         self._lock = new_lock()
         self._marked: list[Ticket] | None = None
@@ -76,6 +79,8 @@ class Gate:
         self.lessons: Lessons | None = None
         """What has been learned of routes; None until somebody wants to know."""
         self.refusals: int = 0
+        self.completed: int = 0
+        """How many tickets were closed; one may be missing where threads met."""
         self._snapshot: Snapshot
         self.narrow: bool = False
         """Whether work without stated bytes has to pass ``enter`` too: from WARNING on, or when room is short."""
@@ -84,6 +89,8 @@ class Gate:
         """What went wrong in the guard's own part of the work, for the guard to tell."""
         self.pace_s: float = _NEVER_S
         """The longest sleep between looks that learning asks for."""
+        self.on_refusal: Callable[[str, AdmissionRefused], object] | None = None
+        """Is told of each refusal in the request's own context, to mark its span; must not raise."""
 
     def learn(self) -> Lessons:
         """Learn what routes hold from now on, and predict by it; the lessons. Twice is fine."""
@@ -133,6 +140,7 @@ class Gate:
 
     def mark(self) -> None:
         """Note who is open: a reading comes next."""
+        self.closed.clear()
         self._marked = list(self.open) if self.lessons is not None else None
 
     def _short(self, snapshot: Snapshot, wanted: float) -> bool:
@@ -182,21 +190,23 @@ class Gate:
         """How many wait for room."""
         return 0 if self._room is None else len(self._room)
 
-    def labels(self, *, since: float, most: int = 5) -> tuple[str, ...]:
-        """What has run since an instant, longest running first: for "the guard could not run; running then: …"."""
-        labels = [label for closed_at, label in tuple(self.closed) if closed_at >= since]
+    def labels(self, *, most: int = 5) -> tuple[str, ...]:
+        """What has run since the last look, longest running first: for "the guard could not run; running then: …"."""
+        labels = [" ".join(label) for label in tuple(self.closed)]
         labels += [ticket.label or ticket.kind for ticket in tuple(self.open)]
         return tuple(dict.fromkeys(labels))[:most]
 
     # --- a request's thread ---------------------------------------------------------------------------------------
 
-    def admit(
+    def admit(  # noqa: PLR0913 - as Guard.admit, which it carries out
         self,
         bytes_: str | int | None,
         kind: str,
         label: str,
         wait_s: float,
         priority: Priority = "normal",
+        *,
+        budget: Purse | None = None,
     ) -> Ticket:
         """A ticket now, or within ``wait_s`` seconds.
 
@@ -211,8 +221,12 @@ class Gate:
             raise ValueError(f"admission of {wanted} bytes: it must be 0 or more")
         if priority not in self._bounds:
             raise ValueError(f"priority={priority!r} is none: choose one of {', '.join(self._bounds)}")
-        ticket = Ticket(self, wanted, kind, label, priority)
-        if wanted is None and not self.narrow:  # most work: the short way
+        if budget is None:
+            ticket = Ticket(self, wanted, kind, label, priority)
+        else:
+            ticket = BudgetTicket(self, wanted, kind, label, priority)
+            ticket.budget = budget
+        if wanted is None and not self.narrow and budget is None:  # most work: the short way
             self.open[ticket] = None
             return ticket
         if self.enter(ticket):
@@ -249,6 +263,20 @@ class Gate:
 
     def enter(self, ticket: Ticket) -> bool:
         """Open a ticket if it fits now; whether it did. One of unknown size is given its route's."""
+        budget = ticket.budget
+        if budget is None:
+            return self._enter(ticket)
+        if ticket.bytes is None and self.lessons is not None:
+            route = self.lessons.costs.route(ticket.label or ticket.kind, self._snapshot.at)
+            ticket.bytes = route.predict(ticket.body_bytes)
+        if not budget.take(ticket, ticket.bytes or 0, anyway=not self._act):
+            return False
+        entered = self._enter(ticket)
+        if not entered:
+            budget.give(ticket)
+        return entered
+
+    def _enter(self, ticket: Ticket) -> bool:
         snapshot, wanted, lessons = self._snapshot, ticket.bytes, self.lessons
         if self._act and self._shut(snapshot, ticket.priority):
             return False
@@ -326,11 +354,18 @@ class Gate:
             f"{what} refused: {used} of {limit} used ({snapshot.level.name.lower()}), {promised} already promised"
             f"{', the rest is kept for other routes' if kept else ''}; retry in about {format_seconds(retry_s)}"
         )
+        budget = ticket.budget
         never = bool(wanted and wanted > ceiling)
         if never:
             reason = f"{what} refused: it can never fit under the limit of {limit}; split the work"
+        elif budget is not None and wanted and wanted > budget.max_bytes:
+            never, reason = True, f"{what} refused: it can never fit: {budget.tight()}; split the work or raise it"
+        elif budget is not None and needs <= ceiling:
+            reason = f"{what} refused: {budget.tight()}; retry in about {format_seconds(retry_s)} or raise it"
         refused = AdmissionRefused(reason, retry_after_s=retry_s, level=snapshot.level.name, wanted_bytes=wanted)
         refused.never = never
+        if self.on_refusal is not None:
+            self.on_refusal(ticket.label or ticket.kind, refused)
         return refused
 
     def settle(self, ticket: Ticket) -> None:

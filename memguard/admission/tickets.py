@@ -5,10 +5,28 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Self
+    from typing import Protocol, Self
 
     from memguard.admission.gate import Gate
     from memguard.kinds import Outcome, Priority
+
+    class Purse(Protocol):
+        """What a budget is to the gate."""
+
+        max_bytes: int
+
+        def take(self, work: object, wanted_bytes: int, *, anyway: bool) -> bool:
+            """Promise bytes to work if they fit, or anyway; whether that was done."""
+            ...
+
+        def give(self, work: object) -> None:
+            """Take back what was promised."""
+            ...
+
+        def tight(self) -> str:
+            """How it stands, in words."""
+            ...
+
 
 __all__ = ["Ticket"]
 
@@ -21,6 +39,9 @@ class Ticket:
     """
 
     __slots__ = ("_gate", "_label", "_wait_s", "bytes", "kind", "outcome", "priority")
+
+    budget: Purse | None = None
+    """The part of the limit that its bytes are taken from; None: from the whole."""
 
     def __init__(self, gate: Gate, bytes_: int | None, kind: str, label: str, priority: Priority = "normal") -> None:
         self._gate = gate
@@ -64,7 +85,10 @@ class Ticket:
             self.outcome = outcome
             gate = self._gate
             gate.open.pop(self, None)
-            gate.closed.append((gate.clock(), self._label or self.kind))
+            if self.budget is not None:
+                self.budget.give(self)
+            gate.closed.append((self._label or self.kind,))
+            gate.completed += 1
             if self.bytes:
                 gate.settle(self)
 
@@ -96,3 +120,11 @@ class Ticket:
 
     def __repr__(self) -> str:
         return f"<Ticket {self.label or self.kind} {self.outcome or 'open'}>"
+
+
+class BudgetTicket(Ticket):
+    """A ticket whose bytes are taken from a budget too."""
+
+    __slots__ = ("budget",)
+
+    budget: Purse | None

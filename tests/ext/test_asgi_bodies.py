@@ -382,6 +382,38 @@ def test_a_cost_that_the_application_states_wins() -> None:
     assert scene.is_empty
 
 
+def test_a_route_may_have_a_budget() -> None:
+    """What the budget of a request has no room for is refused, 413 when it never will; other routes do not mind."""
+    inside: list[int] = []
+
+    async def holds(scope: Any, receive: Any, send: Any) -> None:
+        inside.append(scene.guard.budget("uploads").used_bytes)
+        await scene.reads(scope, receive, send)
+
+    scene = Scene(holds, budget=lambda scope: "uploads" if scope["path"] == "/upload" else None)
+    budget = scene.guard.budget("uploads", "100MiB")
+    other = budget.charge(lambda: 60 * MIB, name="files")
+    assert scene.ask(Line(), b"%d" % (4 * MIB), path="/upload").status == 200  # cold: eight times its body
+    assert scene.ask(Line(), b"%d" % (6 * MIB), path="/upload").status == 503
+    assert scene.ask(Line(), b"%d" % (6 * MIB), path="/other").status == 200
+    assert scene.ask(Line(), b"%d" % (50 * MIB), path="/upload").status == 413
+    other.close()
+    assert scene.ask(Line(), b"%d" % (6 * MIB), path="/upload").status == 200
+    assert scene.ask(Line(), method="GET", path="/upload").status == 200
+    assert [inside[0], inside[2]] == [(60 + 32) * MIB, 48 * MIB]
+    assert budget.used_bytes == 0
+    assert scene.is_empty
+
+
+def test_a_budget_that_fails_is_told_once_and_counts_as_none(caplog: pytest.LogCaptureFixture) -> None:
+    """A name that no budget has is no reason to fail requests."""
+    scene = Scene(budget=lambda scope: "nobody's")
+    with caplog.at_level(logging.ERROR, "memguard"):
+        assert [scene.ask(Line(), method="GET").status for _ in range(2)] == [200, 200]
+    (told,) = [record.getMessage() for record in caplog.records if "MemguardMiddleware" in record.getMessage()]
+    assert 'there is no budget "nobody\'s" yet' in told
+
+
 # --- waiting -----------------------------------------------------------------------------------------------------
 
 

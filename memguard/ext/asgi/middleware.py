@@ -15,11 +15,13 @@ from memguard.units import parse_bytes, parse_seconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from memguard.admission.tickets import Purse
     from memguard.ext.asgi.wire import App, Receive, Scope, Send
     from memguard.guard import Guard
     from memguard.kinds import Priority
 
     Rank = str | Callable[[Scope], str | None]
+    Choice = Callable[[Scope], str | None]
     Cost = Callable[[Scope], int | str | None]
 
 __all__ = ["MemguardMiddleware"]
@@ -45,6 +47,8 @@ class MemguardMiddleware:
             can write any header, so only name one that your proxy sets. None: all are normal.
         cost: a function of the scope that says how many bytes a request will need, where you know better; None from
             it: as learned. It is asked for requests with a body, and for all while room is short.
+        budget: a function of the scope that names the budget (``guard.budget``) whose room a request needs too; None
+            from it: none.
         websocket_bytes: what an open websocket is promised, at least.
 
     Raises:
@@ -61,6 +65,7 @@ class MemguardMiddleware:
         wait_s: float | str = 0.0,
         priority: Rank | None = None,
         cost: Cost | None = None,
+        budget: Choice | None = None,
         websocket_bytes: int | str = "64KiB",
     ) -> None:
         if isinstance(exempt, str):
@@ -73,6 +78,8 @@ class MemguardMiddleware:
         self._priority = priority
         self._header = priority.lower().encode("latin-1") if isinstance(priority, str) else b""
         self._cost = cost
+        self._budget = budget
+        self._quick = frozenset({"GET"} if budget is None else ())
         self._faults: set[str] = set()
         self._gate = guard.gate
         self._lessons = guard.gate.learn()
@@ -88,12 +95,11 @@ class MemguardMiddleware:
             await self._other(scope, receive, send)
             return
         gate = self._gate
-        announced = 0 if scope["method"] == "GET" else announced_bytes(scope["headers"])
-        if 0 <= announced <= SMALL_BODY_BYTES and not gate.narrow and (not announced or self._cost is None):
+        if not gate.narrow and (scope["method"] in self._quick or self._small(scope)):
             request = Request(gate, scope, receive, send)  # most requests: the gate's short way
             gate.open[request] = None
         else:
-            request = self._asked(scope, receive, send, announced)
+            request = self._asked(scope, receive, send)
             if request.fate and not await self._let_in(request, send):
                 return
         scope[TICKET] = request
@@ -113,17 +119,27 @@ class MemguardMiddleware:
             raise
         finally:
             scope.pop(TICKET, None)  # or server, scope and request would be a cycle, for the collector to end
-        request.close("done" if request.answered and not request.fate else request.ending)
+        request.close()
 
-    def _asked(self, scope: Scope, receive: Receive, send: Send, announced: int) -> BodyRequest:
+    def _small(self, scope: Scope) -> bool:
+        """Whether a request's body says that it is small, and nobody wants to be asked what it costs, or whom."""
+        if self._budget is not None:
+            return False
+        announced = announced_bytes(scope["headers"])
+        return announced == 0 or (0 < announced <= SMALL_BODY_BYTES and self._cost is None)
+
+    def _asked(self, scope: Scope, receive: Receive, send: Send) -> BodyRequest:
         """A request with a body, or one that came while room is short; its fate is "asked" when it does not fit."""
+        announced = 0 if scope["method"] == "GET" else announced_bytes(scope["headers"])
         request = BodyRequest(self._gate, scope, receive, send, announced)
         if self._priority is not None:
             request.priority = self._rank(scope)
         if self._cost is not None:
             request.bytes = self._stated(scope)
-        gate = self._gate
-        if request.body_bytes <= SMALL_BODY_BYTES and request.bytes is None and not gate.narrow:
+        if self._budget is not None:
+            request.budget = self._purse(scope)
+        gate, asks = self._gate, request.bytes is not None or request.budget is not None
+        if request.body_bytes <= SMALL_BODY_BYTES and not asks and not gate.narrow:
             gate.open[request] = None
         elif not gate.enter(request):
             request.fate = "asked"
@@ -195,6 +211,15 @@ class MemguardMiddleware:
             return None if stated is None else parse_bytes(stated)
         except Exception as error:  # noqa: BLE001 - as in _rank
             self._fault("cost", error)
+            return None
+
+    def _purse(self, scope: Scope) -> Purse | None:
+        """The budget that the application names for this request."""
+        try:
+            name = self._budget(scope) if self._budget is not None else None
+            return None if name is None else self.guard.budget(name)
+        except Exception as error:  # noqa: BLE001 - as in _rank
+            self._fault("budget", error)
             return None
 
     def _fault(self, what: str, error: Exception) -> None:

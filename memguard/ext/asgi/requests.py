@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
 
     from memguard.admission import Gate
+    from memguard.admission.tickets import Purse
     from memguard.ext.asgi.wire import Message, Receive, Scope, Send
     from memguard.kinds import Outcome, Priority
 
@@ -64,13 +65,16 @@ class Request(Ticket):
         path = getattr(scope.get("route"), "path", None)
         return f"{scope['method']} {scope.get('root_path') or ''}{path}" if isinstance(path, str) else None
 
-    def close(self, outcome: Outcome = "done") -> None:
-        """Give the promise back; only the first close counts."""
+    def close(self, outcome: Outcome | None = None) -> None:
+        """Give the promise back; only the first close counts. None: as it ended, now that the application returned."""
         if self.outcome is None:
-            self.outcome = outcome
+            last = self._last
+            whole = last is not None and last["type"] == "http.response.body" and not last.get("more_body")
+            self.outcome = outcome or ("done" if whole and not self.fate else self._ending())
             gate, scope = self._gate, self._scope
             gate.open.pop(self, None)
-            gate.closed.append((gate.clock(), f"{scope['method']} {scope['path']}"))
+            gate.closed.append((scope["method"], scope["path"]))
+            gate.completed += 1
             if self.bytes:
                 gate.settle(self)
 
@@ -121,8 +125,7 @@ class Request(Ticket):
         last = self._last
         return last is not None and last["type"] in _ENDS and not (last.get("more_body") or last.get("more_trailers"))
 
-    @property
-    def ending(self) -> Outcome:
+    def _ending(self) -> Outcome:
         """How it ended, when the application returned."""
         if self.fate == "cut" or not (self.answered or self.fate):
             return "failed"
@@ -142,16 +145,24 @@ class Request(Ticket):
 class BodyRequest(Request):
     """A request with a large body or one of unknown length, or one that came while room was short."""
 
-    __slots__ = ("_announced_bytes", "priority")
+    __slots__ = ("_announced_bytes", "budget", "priority")
 
+    budget: Purse | None
     fate: str
 
     def __init__(self, gate: Gate, scope: Scope, receive: Receive, send: Send, announced: int) -> None:
         super().__init__(gate, scope, receive, send)
+        self.budget = None
         self.priority: Priority = "normal"
         self._announced_bytes = announced
         self._read_bytes = 0
         self._covered_bytes = max(SMALL_BODY_BYTES, announced)
+
+    def close(self, outcome: Outcome | None = None) -> None:
+        """As any request, and give the budget its part back."""
+        super().close(outcome)
+        if self.budget is not None:
+            self.budget.give(self)
 
     @property
     def unread(self) -> bool:
