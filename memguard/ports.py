@@ -125,7 +125,13 @@ class Part(Protocol):
 
 @runtime_checkable
 class Sink(Protocol):
-    """Is told events; may fail; is never waited for (a thread of its own calls it)."""
+    """Is told events; may fail; is never waited for (a thread of its own calls it).
+
+    One that may take long says so with an attribute ``slow = True``: it gets a queue and a thread of its own. What else
+    a sink may have: ``attach(guard)``, called once, for one that looks by itself (it must hold the guard weakly);
+    ``flush()``, called after events and about once a second; ``hurry()``, called when the guard stops; ``close()``,
+    after the last event of a guard that stopped and may start again; ``forget()``, in a forked child.
+    """
 
     def __call__(self, event: Event, /) -> None: ...
 

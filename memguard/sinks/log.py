@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,10 +15,14 @@ __all__ = ["LogSink"]
 class LogSink:
     """Passes events on to ``logging.getLogger("memguard")``; the attributes go along as ``extra["memguard"]``.
 
-    An event that nobody could see (information, before the application has imported ``logging``) costs nothing.
+    With ``json`` each message is one line of JSON. An event that nobody could see (information, before the application
+    has imported ``logging``) costs nothing.
     """
 
     name = "log"
+
+    def __init__(self, *, json: bool = False) -> None:
+        self._json = json
 
     def __call__(self, event: Event, /) -> None:
         """Log one event."""
@@ -33,4 +38,9 @@ class LogSink:
         level = logging.getLevelNamesMapping()[severity.upper()]
         if logger.isEnabledFor(level):
             details = {"event": event.name, **event.attributes}
-            logger.log(level, "%s: %s", event.name, event.text, extra={"memguard": details})
+            if self._json:
+                from memguard.sinks.jsonl import line_of  # noqa: PLC0415 - as above
+
+                logger.log(level, "%s", line_of(event, wall_s=time.time()), extra={"memguard": details})
+            else:
+                logger.log(level, "%s: %s", event.name, event.text, extra={"memguard": details})
