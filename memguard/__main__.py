@@ -21,7 +21,14 @@ def _demo(arguments: Sequence[str]) -> int:
     return demo(arguments)
 
 
+def _run(arguments: Sequence[str]) -> int:
+    from memguard.run import main as run  # noqa: PLC0415 - as above
+
+    return run(arguments)
+
+
 _COMMANDS = {
+    "run": (_run, "a program under a guard; --diagnose says at its end what leaked"),
     "demo": (_demo, "a service that dies bare and lives guarded, side by side"),
 }
 
