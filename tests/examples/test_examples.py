@@ -11,6 +11,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SAYS = {
     "belief_service.py": "600 of 600 observations served",
+    "protected_service.py": "100 of 100 requests served, ready",
     "langgraph_agent.py": "60 of 60 conversations kept",
     "chat_service.py": "1000 embeddings asked for, 10 computed",
     "batch_worker.py": "40 items, sum 293772",
