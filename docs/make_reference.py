@@ -1,4 +1,4 @@
-"""Writes docs/reference/ from the code: the rules and the events. With --check it only says whether it is current."""
+"""Writes docs/reference/ from the code: rules, events, metrics. With --check it only says whether it is current."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from memguard.metrics import ATTRIBUTES, METRICS
 from memguard.model import Level
 from memguard.rules import Rules
 from memguard.telemetry import EVENTS
@@ -77,10 +78,37 @@ def events_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def metrics_page() -> str:
+    """The page of every metric: OpenTelemetry's name, kind and unit, Prometheus's name, attributes, meaning."""
+    lines = [
+        "# Metrics",
+        "",
+        _NOTE,
+        "",
+        "Every metric of a guard, as OpenTelemetry and as Prometheus name it. A *gauge* is what is now, a *counter*",
+        "only grows, a *histogram* counts by size. What is not known on a machine is left out.",
+        "[How to get them](../metrics.md).",
+        "",
+        "| OpenTelemetry | kind | unit | Prometheus | meaning |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in METRICS.values():
+        labels = f" `{{{', '.join(row.labels)}}}`" if row.labels else ""
+        cells = (f"`{row.name}`", row.kind, f"`{row.unit}`", f"`{row.prometheus}`{labels}", _cell(row.meaning))
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| attribute | label | its values |", "| --- | --- | --- |"]
+    lines += [
+        f"| `{name}` | `{name.removeprefix('memguard.').replace('.', '_')}` | {_cell(meaning)} |"
+        for name, meaning in ATTRIBUTES.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main(arguments: list[str]) -> int:
     """Write the pages, or with --check compare them; 1 when one is not current."""
     stale = []
-    for name, page in (("rules.md", rules_page()), ("events.md", events_page())):
+    pages = (("rules.md", rules_page()), ("events.md", events_page()), ("metrics.md", metrics_page()))
+    for name, page in pages:
         path = _FOLDER / name
         if arguments == ["--check"]:
             if not path.exists() or path.read_text(encoding="utf-8") != page:

@@ -17,6 +17,7 @@ __all__ = [
     "Guard",
     "Holder",
     "Incident",
+    "LeakReport",
     "Level",
     "Limit",
     "LimitKind",
@@ -33,6 +34,7 @@ __all__ = [
     "Size",
     "Snapshot",
     "Ticket",
+    "Verdict",
     "Vitals",
     "__version__",
     "cached",
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
         PoolFull,
         RulesError,
     )
+    from memguard.findings import LeakReport, Verdict
     from memguard.guard import Guard
     from memguard.kinds import Cost as Cost
     from memguard.kinds import LimitKind as LimitKind
@@ -89,6 +92,7 @@ _HOMES = {
     "Guard": "memguard.guard",
     "Holder": "memguard.model",
     "Incident": "memguard.model",
+    "LeakReport": "memguard.findings",
     "Level": "memguard.model",
     "Limit": "memguard.model",
     "LimitKind": "memguard.kinds",
@@ -105,6 +109,7 @@ _HOMES = {
     "Size": "memguard.sizing",
     "Snapshot": "memguard.model",
     "Ticket": "memguard.admission",
+    "Verdict": "memguard.findings",
     "Vitals": "memguard.model",
     "cached": "memguard.caching.functions",
     "sizeof": "memguard.sizing",

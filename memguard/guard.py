@@ -10,15 +10,18 @@ from contextlib import suppress
 from memguard import beat, lifetime
 from memguard import roster as rosters
 from memguard._core.stimuli import Asked, Relieved
-from memguard.admission import Gate, Ticket
+from memguard.admission import Gate
 from memguard.attempts import Attempts, measured
 from memguard.errors import AlreadyGuarding, MemguardError
+from memguard.examining import Examining
 from memguard.fusing import Fusing
 from memguard.holding import Holding
+from memguard.judging import Judging
 from memguard.model import Event, Level
 from memguard.reclaimers.collect import Collect, GcWatch
 from memguard.reclaimers.gc_pressure import default_policies
 from memguard.reclaimers.trim import Trim
+from memguard.recording import Recording
 from memguard.rules import Rules
 from memguard.sight import Sight, limits_from
 from memguard.sinks.log import LogSink
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from memguard._core.record import Record
-    from memguard.kinds import Priority
     from memguard.model import Holder, Incident, Limit, Relief, Snapshot
     from memguard.ports import Clock, GcDecider, LimitSource, Probe, Sink
     from memguard.roster import Handle, Roster
@@ -48,7 +50,7 @@ _FAULT_S = 0.25
 _ASK_S = 60.0
 
 
-class Guard(Holding, Working, Fusing):
+class Guard(Holding, Working, Fusing, Judging, Recording, Examining):
     """Keeps this process and its children inside their memory limit.
 
     Creating one finds the limit, reads the environment and starts nothing. ``start()`` (or ``with guard:``) runs the
@@ -82,7 +84,7 @@ class Guard(Holding, Working, Fusing):
         self.rules: Rules = Rules.resolve(os.environ, overrides, base=rules)
         self.roster: Roster = rosters.DEFAULT if roster is None else roster
         self._clock = time.monotonic if clock is None else beat.forward_only(clock)
-        self._teller = Teller((LogSink(), *sinks), inline=clock is not None)
+        self._teller = Teller((LogSink(json=self.rules.log_json), *sinks), inline=clock is not None)
         self._gc_watch = GcWatch(clock=self._clock)
         self.gate: Gate = Gate(rules=self.rules, clock=self._clock)
         source = limits_from(limit, self.rules, probed=probe is not None)
@@ -105,6 +107,10 @@ class Guard(Holding, Working, Fusing):
             freed=self._gc_watch.note_freed,
             fuse=self._fuse,
         )
+        self._watch.tended = self._keep_evidence
+        self._watch.shown = (self._alarm,)
+        self._introduce(sinks)
+        self._expect_suspicion()
         self._policies: tuple[GcDecider, ...] = ()
         self._thread: Running | None = None
         self._stopping = False
@@ -210,6 +216,7 @@ class Guard(Holding, Working, Fusing):
         if self._fuse is not None:
             self._fuse.disarm()
         self._watch.enforce(())
+        self._stop_examining()
         self._gc_watch.stop()
         self._bound_caches(on=False)
         lifetime.leave(self)
@@ -227,6 +234,9 @@ class Guard(Holding, Working, Fusing):
         self.roster.forget()
         self.gate.forget()
         self._forget_work()
+        self._forget_evidence()
+        self._forget_examinations()
+        self._forget_records()
         self._attempts.forget()
         self._watch.reset()
         self._begin()
@@ -290,7 +300,8 @@ class Guard(Holding, Working, Fusing):
         """The limits and where they came from, every rule and where its value came from, who holds what."""
         from memguard.explaining import explained  # noqa: PLC0415 - as in cache()
 
-        return explained(self.limits, self._sight.notes, self.rules, self.holders())
+        budgets = vars(self).get("_budgets")
+        return explained(self.limits, self._sight.notes, self.rules, self.holders(), budgets)
 
     # --- holders ------------------------------------------------------------------------------------------------
 
@@ -308,28 +319,6 @@ class Guard(Holding, Working, Fusing):
         return rosters.Handle(repr(policy), close=close, alive=lambda: policy in self._policies)
 
     # --- acting -------------------------------------------------------------------------------------------------
-
-    def admit(
-        self,
-        bytes: str | int | None = None,  # noqa: A002 - the public name
-        *,
-        kind: str = "request",
-        label: str = "",
-        wait_s: float = 0.0,
-        priority: Priority = "normal",
-    ) -> Ticket:
-        """Permission for work that needs so many bytes (None: unknown), as a context manager, sync or async.
-
-        Refused from CRITICAL on until pressure is below where that level is left, and whenever used + promised +
-        ``bytes`` would pass the CRITICAL rung. ``label`` names the work in events ("POST /agents"). ``wait_s``
-        waits for room; on an event loop use ``async with``. ``priority`` "sheddable" moves both to WARNING; "critical"
-        work is refused only when its bytes would pass the EMERGENCY rung.
-
-        Raises:
-            AdmissionRefused: with ``retry_after_s``, the level and the numbers.
-            ValueError: a negative amount, or no such priority.
-        """
-        return self.gate.admit(bytes, kind, label, wait_s, priority)
 
     def relieve(self, target: Level | float | str | None = None, *, reason: str = "asked") -> Incident:
         """Run the ladder now, by hand, until memory is down to ``target``; the incident, with every relief measured.
@@ -373,9 +362,13 @@ class Guard(Holding, Working, Fusing):
         """Return freed memory to the kernel now, in this thread, and measure what that bought."""
         return self._by_hand(self._trim.name, lambda: self._trim.reclaim(0))
 
-    def _by_hand(self, name: str, work: Callable[[], int | None]) -> Relief:
+    def measure(self, name: str, work: Callable[[], int | None]) -> Relief:
+        """Do something now, in this thread, and measure what memory that gave back; what it raised is in ``error``."""
         self._sight.find(self._clock())
-        relief = measured(work, name=name, wanted_bytes=0, look=self._sight.meter(), clock=self._clock)
+        return measured(work, name=name, wanted_bytes=0, look=self._sight.meter(), clock=self._clock)
+
+    def _by_hand(self, name: str, work: Callable[[], int | None]) -> Relief:
+        relief = self.measure(name, work)
         if self._thread is not None:
             self._watch.post(Relieved(at=relief.at, relief=relief))
         return relief

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakValueDictionary
+
 from memguard.model import Level
 
 TYPE_CHECKING = False
@@ -123,7 +125,14 @@ class Holding:
             tell=self._teller.tell,
             clock=self._clock,
         )
+        kept: WeakValueDictionary[int, States[Any]] = vars(self).setdefault("_states", WeakValueDictionary())
+        kept[id(made)] = made
         return made.enlist(self.roster)
+
+    @property
+    def state_maps(self) -> tuple[States[Any], ...]:
+        """Every mapping of states that this guard has made and that is still there."""
+        return tuple(vars(self).get("_states", {}).values())
 
     def directory(  # noqa: PLR0913 - options, all with a default
         self,

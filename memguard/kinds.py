@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["Cost", "LimitKind", "Outcome", "Priority", "Severity", "Usage", "VerdictKind"]
+__all__ = ["Cost", "LimitKind", "MetricKind", "Outcome", "Priority", "Severity", "Usage", "VerdictKind"]
 
 LimitKind = Literal["policy", "kill", "throttle", "host"]
 """What happens above a limit: a promise broken, a kill, a stall, or the machine's own end."""
@@ -29,3 +29,6 @@ Severity = Literal["info", "warning", "error"]
 
 VerdictKind = Literal["flat", "filling", "leak-like", "step", "spike", "periodic", "unknown"]
 """What a trend of memory looks like; see ``memguard.findings.Verdict``."""
+
+MetricKind = Literal["gauge", "counter", "histogram"]
+"""What is now, what only grows, or how many of which size."""

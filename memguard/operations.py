@@ -20,7 +20,7 @@ from memguard._core.tally import OperationStats, Tally
 from memguard.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator
+    from collections.abc import AsyncIterator, Callable, Generator, Mapping
     from contextvars import Token
     from types import TracebackType
     from typing import Self
@@ -169,9 +169,16 @@ class Operations:
         self._numbers = count(1)
         self._tallies: dict[str, Tally] = {}
         self._average = Tally("")
+        self.completed: int = 0
         self._ended: deque[Operation] = deque(maxlen=_ENDED)
         self._lock = RLock()  # a finalizer or a signal handler may begin an operation in the middle of another's end
         self._sharing = Sharing(clock())
+        self._hearers: tuple[Callable[[Operation], object], ...] = ()
+
+    def listen(self, hear: Callable[[Operation], object]) -> None:
+        """Have every operation that ends told to this, in the thread that ends it; it must be quick and not raise."""
+        if hear not in self._hearers:
+            self._hearers = (*self._hearers, hear)
 
     def forget(self) -> None:
         """In a forked child: the parent's operations are not ours, and /proc/self is the parent's."""
@@ -223,6 +230,9 @@ class Operations:
             tally.learn(operation.own_bytes, operation.own_s)
             self._average.learn(operation.own_bytes, operation.own_s)
             self._ended.append(operation)
+            self.completed += 1
+            for hear in self._hearers:
+                hear(operation)
 
     def _used(self) -> int | None:
         try:
@@ -282,6 +292,11 @@ class Operations:
             running = Counter(self._tally(cast("Operation", part).type).type for part in self._sharing.running)
             rows = [tally.stats(running[tally.type]) for tally in self._tallies.values()]
         return tuple(sorted(rows, key=lambda row: -row.memory_total_bytes))
+
+    def running_types(self) -> Mapping[str, int]:
+        """How many operations of each type are under way."""
+        with self._lock:
+            return Counter(cast("Operation", part).type for part in self._sharing.running)
 
     @property
     def unattributed_bytes(self) -> int:

@@ -189,12 +189,22 @@ class Rules:
         operator=("MEMORY_ALERT_THRESHOLD", _percent),
     )
     alert_after_s: float = _rule(300.0, "how long pressure must stay above alert_ratio", parse_seconds)
+    alert_critical_ratio: float = _rule(0.95, "above it: alert SEV-1 at once, the kill may be near", _percent)
+    alert_forecast_s: float = _rule(3600.0, "the limit nearer than this for alert_after_s: alert SEV-2", parse_seconds)
+    alert_swap_ratio: float = _rule(0.80, "more of the swap in use: alert SEV-2", _percent)
+    alert_available_bytes: int = _rule(
+        2048 * MIB, "less left on the machine: alert SEV-3; a quarter of machines below 8 GiB", parse_bytes
+    )
+    alert_available_critical_bytes: int = _rule(
+        1024 * MIB, "less left on the machine: alert SEV-2; an eighth of machines below 8 GiB", parse_bytes
+    )
     record_interval_s: float = _rule(
         60.0,
         "seconds between recorded readings and reports; the watch itself paces itself",
         parse_seconds,
         operator=("MEMORY_MONITOR_INTERVAL", parse_seconds),
     )
+    log_json: bool = _rule(False, "whether each message to the logger is one line of JSON", _flag)  # noqa: FBT003 - as below
     pool_max_size: int = _rule(100, "default cap of an agent pool", _count, operator=("AGENT_POOL_MAX_SIZE", _count))
     state_max_bytes: int = _rule(
         10 * MIB,
@@ -217,6 +227,12 @@ class Rules:
     gc_interval_s: float | None = _rule(
         None, "seconds between full collections asked for by the clock; None: by pressure only", parse_seconds
     )
+    leak_patience_s: float = _rule(
+        3600.0,
+        "growth that does not bend is called leak-like after this time: an unknown cache fills alike until it is full",
+        parse_seconds,
+    )
+    leak_examine: bool = _rule(True, "whether growth that looks like a leak is examined once, by itself", _flag)  # noqa: FBT003 - as above
     fuse: bool | Literal["force"] = _rule(
         False,  # noqa: FBT003 - the field's default
         "whether a rolling RLIMIT_DATA turns what would not fit into a MemoryError; it may refuse what would, and some "

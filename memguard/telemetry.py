@@ -1,4 +1,4 @@
-"""The table of signals: everything memguard tells the world, one row each."""
+"""The table of signals: everything memguard tells the world, one row each. Its metrics stand in ``metrics``."""
 
 from __future__ import annotations
 
@@ -68,6 +68,20 @@ EVENTS: Final = _table(
     ("directory.note", "warning", "something about a directory that an operator should know"),
     ("state.kept", "warning", "a state could not be made smaller and is kept as it is: not picklable, a full disk, …"),
     ("state.unreadable", "error", "the bytes of a packed or spilled state cannot be loaded now; they are kept"),
+    ("reading.recorded", "info", "the regular record: how much is used, of how much, and how it stands"),
+    ("alert.raised", "error", "somebody should look: which alert, how severe, since when, why, what was done"),
+    ("alert.eased", "warning", "an alert is less severe than it was, and not over"),
+    ("alert.resolved", "info", "an alert is over"),
+    ("store.failed", "error", "the store cannot be written now: why, and what to do; rows wait, the oldest go first"),
+    ("store.restored", "info", "the store is written again: how many rows were lost meanwhile"),
+    ("store.note", "warning", "something about the store that an operator should know"),
+    ("leak.suspected", "warning", "memory grows and does not bend: how fast, since when, how sure"),
+    ("leak.cleared", "info", "the trend has not been leak-like any more for an hour"),
+    ("leak.report", "error", "an examination that the trend asked for is done: what grows, who holds it, how sure"),
+    ("leak.unexamined", "warning", "an examination could not be made: no room for it, or it failed"),
+    ("leak.kept", "warning", "a watched object is still there after its grace period and a collection: who holds it"),
+    ("control.acted", "warning", "somebody acted over the control API: who, what, and what it bought"),
+    ("control.denied", "warning", "the control API refused somebody: who, what, why"),
     ("sink.failed", "error", "a sink raised; the event is lost to that sink alone"),
     ("events.dropped", "warning", "events came faster than the sinks took them"),
 )

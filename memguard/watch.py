@@ -103,6 +103,7 @@ class Watch:
         self._holders: tuple[Holder, ...] = ()
         self.policies: tuple[GcDecider, ...] = ()
         self.shown: tuple[Callable[[Snapshot], None], ...] = ()
+        self.tended: Callable[[float, Sequence[Holder]], None] | None = None
         self.incidents: deque[Incident] = deque(maxlen=_INCIDENTS_KEPT)
         self.record: Record | None = None
         self._told: set[str] = set()
@@ -174,8 +175,7 @@ class Watch:
             self._fuse.lift()  # first of all: what follows may need memory
         now = self._clock()
         if self._wake_at is not None and now - self._wake_at > _STARVED_S:
-            gap_s, since = now - self._wake_at, self._wake_at
-            self._feed(Starved(at=now, gap_s=gap_s, running=self._gate.labels(since=since)))
+            self._feed(Starved(at=now, gap_s=now - self._wake_at, running=self._gate.labels()))
         if now >= self._slow_at:
             self._slow(now)
         if self._gate.refusals != self._refusals_told and now >= self._refused_at:
@@ -342,6 +342,11 @@ class Watch:
         if self._state.step is None and self._state.account is None and (over := self._survey.over_budget(now)):
             self._feed(Surveyed(at=now, offers=over))
         self._holders = self.holders()
+        if self.tended is not None:
+            try:
+                self.tended(now, self._holders)
+            except Exception as error:  # noqa: BLE001 - a trend is worth no look
+                self._fault(now, f"judging growth failed: {type(error).__name__}: {error}")
 
     def holders(self) -> tuple[Holder, ...]:
         """Everybody who could give memory back, with what their reliefs really bought."""

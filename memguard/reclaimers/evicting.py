@@ -144,6 +144,26 @@ class EvictCache:
         """Whether this is the object it was made for."""
         return self._source.get() is obj
 
+    @property
+    def holder(self) -> object | None:
+        """What it was made for; None once that is gone."""
+        found: object | None = self._source.get()
+        return found
+
+    def length(self) -> int:
+        """How many entries there are."""
+        return self._source.length()
+
+    def expire(self) -> int:
+        """Drop what has expired, where the cache knows; how many entries went.
+
+        Raises:
+            TimeoutError: the lock was busy for a second.
+        """
+        source = self._source
+        holder = source.get()
+        return 0 if holder is None else source.drop(source.pass_over(holder).expired, self.name)[0]
+
     def reclaim(self, wanted_bytes: int, /) -> int:
         """Drop entries until the accounted bytes of the dropped ones reach what is wanted; claims their sum.
 

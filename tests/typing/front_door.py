@@ -26,6 +26,7 @@ def guard() -> None:
     assert_type(one.level, memguard.Level)
     assert_type(one.pressure, float)
     assert_type(one.holders(), tuple[memguard.Holder, ...])
+    assert_type(one.verdict(), memguard.Verdict)
     assert_type(one.explain(), str)
     assert_type(one.collect(), memguard.Relief)
     assert_type(one.trim(), memguard.Relief)
