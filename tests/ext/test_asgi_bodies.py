@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.requests import ClientDisconnect, Request
 
 from memguard import Guard, Roster
@@ -304,21 +304,26 @@ def test_fastapi_and_a_bomb() -> None:
     assert scene.is_empty
 
 
-def test_a_templates_paths_are_one_route() -> None:
-    """FastAPI says which route a path belongs to: what one path taught counts for another of other words."""
-    site = FastAPI()
+@pytest.mark.parametrize("prefix", ["", "/books"])
+def test_a_templates_paths_are_one_route(prefix: str) -> None:
+    """FastAPI says which route a path belongs to: what one path taught counts for another of other words.
+
+    A router's prefix is a part of it, or routes of two routers would share what was learned.
+    """
+    site, router = FastAPI(), APIRouter()
     arrived, go_on = asyncio.Event(), asyncio.Event()
 
-    @site.get("/wiki/{title}")
+    @router.get("/wiki/{title}")
     async def wiki(title: str) -> str:
         arrived.set()
         await go_on.wait()
         return title
 
+    site.include_router(router, prefix=prefix)
     scene = Scene(site)
 
     async def story() -> None:
-        task = asyncio.create_task(scene.ask_async(Line(), method="GET", path="/wiki/cats"))
+        task = asyncio.create_task(scene.ask_async(Line(), method="GET", path=f"{prefix}/wiki/cats"))
         await asyncio.wait_for(arrived.wait(), 20.0)
         scene.look()
         go_on.set()
@@ -327,7 +332,7 @@ def test_a_templates_paths_are_one_route() -> None:
 
     asyncio.run(story())
     costs = scene.guard.gate.learn().costs
-    assert [route.name for route in costs.routes()] == ["GET /wiki/{title}"]
+    assert [route.name for route in costs.routes()] == [f"GET {prefix}/wiki/{{title}}"]
 
 
 # --- priorities and costs ----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from memguard._core.costs import COLD_RATIO, SMALL_BODY_BYTES
 from memguard.admission import Ticket
+from memguard.ext.asgi.templates import template
 from memguard.ext.asgi.wire import refuse_request
 from memguard.units import KIB
 
@@ -61,9 +62,8 @@ class Request(Ticket):
     @property
     def template(self) -> str | None:
         """The route's template, once the framework has put it into the scope."""
-        scope = self._scope
-        path = getattr(scope.get("route"), "path", None)
-        return f"{scope['method']} {scope.get('root_path') or ''}{path}" if isinstance(path, str) else None
+        found = template(self._scope)
+        return None if found is None else f"{self._scope['method']} {found}"
 
     def close(self, outcome: Outcome | None = None) -> None:
         """Give the promise back; only the first close counts. None: as it ended, now that the application returned."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from memguard._core.costs import COLD_RATIO
 from memguard.admission import Ticket
+from memguard.ext.asgi.templates import template
 from memguard.ext.asgi.wire import TOO_BIG, TRY_AGAIN_LATER
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ class Socket(Ticket):
     @property
     def template(self) -> str | None:
         """The route's template, once the framework has put it into the scope."""
-        path = getattr(self._scope.get("route"), "path", None)
-        return f"WEBSOCKET {self._scope.get('root_path') or ''}{path}" if isinstance(path, str) else None
+        found = template(self._scope)
+        return None if found is None else f"WEBSOCKET {found}"
 
     async def receive(self) -> Message:
         """Pass the next message on, if there is room for it."""

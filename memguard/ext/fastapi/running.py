@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memguard.ext.fastapi.templates import template
+from memguard.ext.asgi.templates import template
 from memguard.operations import Operation
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memguard.ext.fastapi.templates import template
+from memguard.ext.asgi.templates import template
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
