@@ -29,7 +29,7 @@ def server():
     yield [Job() for _ in range(1000)]
 
 def test_leaks(server):
-    KEPT.extend(Job() for _ in range(200))
+    KEPT.extend(Job() for _ in range(5000))
 
 @pytest.mark.parametrize("size", [10, 1000])
 def test_clean(size, server):
@@ -52,7 +52,7 @@ def test_all_tests_are_looked_at(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(_SCREENED, encoding="utf-8")
     done = session(tmp_path, "--memguard", "--memguard-report=found.html")
     assert "2 failed, 4 passed" in done.stdout
-    assert "test_it.KEPT (list): +200 a repeat" in done.stdout
+    assert "test_it.KEPT (list): +5000 a repeat" in done.stdout
     # The one that failed by itself was not.
     assert "5 tests looked at, 1 failed for their memory" in done.stdout
     assert "1 left much behind and could not be repeated" in done.stdout
