@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _never = threading.Event()
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Return as soon as the condition holds; fail when it does not hold in time."""
     deadline = time.monotonic() + seconds
     while not condition():

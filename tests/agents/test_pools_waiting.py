@@ -142,7 +142,7 @@ def test_the_deadline_holds(room: Room) -> None:
     began = time.monotonic()
     with pytest.raises(PoolFull, match="1 of 1 places are taken"):
         pool.create("a", bytearray, wait_s="50ms")
-    assert 0.05 <= time.monotonic() - began < 2.0
+    assert 0.05 <= time.monotonic() - began < 5.0
     assert pool.stats().waiting == 0
     assert pool.stats().refused == 1
 

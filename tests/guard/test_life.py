@@ -26,8 +26,13 @@ if TYPE_CHECKING:
     from memguard.model import Event
 
 
+# Threads of guards that tests before this one left running: an idle teller stays for 30 s.
+_older = set[threading.Thread]()
+
+
 def _threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("memguard")]
+    found = [thread for thread in threading.enumerate() if thread.name.startswith("memguard")]
+    return [thread.name for thread in found if thread not in _older]
 
 
 def _fds() -> int:
@@ -37,6 +42,8 @@ def _fds() -> int:
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """No test leaves a thread, a gc hook or changed thresholds."""
+    _older.clear()
+    _older.update(threading.enumerate())
     before = list(gc.callbacks), gc.get_threshold()
     yield
     wait_for(lambda: not _threads())

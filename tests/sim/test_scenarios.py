@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from math import cos, pi, sin
 from typing import TYPE_CHECKING
 
@@ -50,20 +49,16 @@ def asked_just_enough(holder: FakeHolder, run: Run, rules: Rules | None = None) 
         assert wanted <= most + rules.leave_gap_ratio * LIMIT + rules.ask_min_bytes
 
 
-def test_a_day_takes_seconds() -> None:
-    """86,400 looks, a load that changes every second: under 3 s."""
+def test_a_day() -> None:
+    """86,400 looks, a load that changes every second."""
 
     def diurnal(world: World) -> None:
         world.holder("answers", held_bytes="100MiB")
         world.memory.flow(lambda second: 2 * KIB * cos(second / 86400 * 2 * pi))
 
-    # The processor's time, which a busy machine does not stretch.
-    began = time.process_time()
     run = simulate(diurnal, duration_s=86400, rules=Rules(pace_min_s=1.0, pace_max_s=1.0, slow_s=10.0))
-    took = time.process_time() - began
     assert len(run.at_s) >= 86_399
     assert run.survived
-    assert took < 3.0, f"a day took {took:.1f} s"
 
 
 def test_a_quiet_service_is_left_alone() -> None:
