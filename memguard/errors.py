@@ -76,6 +76,20 @@ class AdmissionRefused(MemguardError):
 
     def problem(self) -> dict[str, object]:
         """The refusal as an RFC 9457 problem object, ready for ``application/problem+json``."""
+        return self._problem(self.retry_after_s)
+
+    def answer(self, spread: float) -> tuple[dict[str, object], int | None]:
+        """What a host answers: the problem object, and the ``Retry-After`` in seconds (None: it can never fit).
+
+        Waits are 1 s at least and stretched by ``spread``, a random share from 0 to 1 of the host's, or all who were
+        refused would come at once.
+        """
+        if self.never:
+            return self.problem(), None
+        wait_s = max(1.0, self.retry_after_s) * (1.0 + spread)
+        return self._problem(wait_s), int(wait_s)
+
+    def _problem(self, retry_after_s: float) -> dict[str, object]:
         title, status = ("Content Too Large", 413) if self.never else ("Service Unavailable", 503)
         problem = {
             "type": "about:blank",
@@ -84,7 +98,7 @@ class AdmissionRefused(MemguardError):
             "detail": self.reason,
             "level": self.level,
         }
-        return problem if self.never else {**problem, "retry_after_s": round(self.retry_after_s, 3)}
+        return problem if self.never else {**problem, "retry_after_s": round(retry_after_s, 3)}
 
 
 def _refused_again(

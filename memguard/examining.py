@@ -70,6 +70,8 @@ class Examining:
 
         def _work_done(self) -> tuple[int, int]: ...
 
+        def _tell(self, name: str, text: str) -> None: ...
+
     @property
     def reports(self) -> tuple[LeakReport, ...]:
         """The last four examinations, oldest first."""
@@ -235,14 +237,14 @@ class Examining:
         try:
             why = self._why_not()
             if why:
-                self._tell_of("leak.unexamined", f"not examined: {why}. {verdict.words}")
+                self._tell("leak.unexamined", f"not examined: {why}. {verdict.words}")
                 return
             report = self._examine(wait, _WINDOW_S, trace=True, redact=False, patient=False)
             self._tell_report(report)
         except _StoppedError:
             return
         except BaseException as error:  # noqa: BLE001 - nothing escapes from a guard's thread
-            self._tell_of("leak.unexamined", f"the examination failed: {type(error).__name__}: {error}")
+            self._tell("leak.unexamined", f"the examination failed: {type(error).__name__}: {error}")
 
     def _why_not(self) -> str:
         """Why an examination that nobody asked for would do harm; "" when it would not."""
@@ -268,9 +270,6 @@ class Examining:
         for first in report.suspects[:1]:
             attributes |= {"name": first.name, "site": first.site, "grown_bytes": first.grown_bytes}
         self._teller.tell(Event(at=self._clock(), name="leak.report", text=report.summary, attributes=attributes))
-
-    def _tell_of(self, name: str, text: str) -> None:
-        self._teller.tell(Event(at=self._clock(), name=name, text=text))
 
     def _stop_examining(self) -> None:
         """The guard stops: an examination under way ends at its next look, and what it switched on is off again."""

@@ -227,10 +227,11 @@ class Teller:
 
 def _with_heap(event: Event) -> Event:
     """The same, with what the C allocator has mapped and does not use: the number that explains it."""
-    from memguard.probes.heap import mapped_free_bytes  # noqa: PLC0415 - ctypes, for a rare event
+    from memguard.mallinfo import malloc_bytes  # noqa: PLC0415 - ctypes, for a rare event
 
-    free_bytes = mapped_free_bytes()
-    if free_bytes is None:
+    found = malloc_bytes()
+    if found is None:
         return event
+    _, free_bytes = found
     text = f"{event.text}, {format_bytes(free_bytes)} mapped by malloc but free"
     return replace(event, text=text, attributes={**event.attributes, "mapped_free_bytes": free_bytes})

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["Bell", "Running", "new_lock", "start_thread"]
+__all__ = ["Bell", "Running", "new_lock", "on_event_loop", "start_thread"]
 
 # A lock refuses longer waits than some 292 years, infinity included; whoever waits so long may wake and wait again.
 _LONGEST_S = 86400.0
@@ -30,6 +30,12 @@ def new_lock() -> _thread.LockType:
     """A lock between operating system threads."""
     lock: _thread.LockType = _native("allocate_lock")()
     return lock
+
+
+def on_event_loop() -> bool:
+    """Whether the caller runs on an asyncio loop, which a wait would stop."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001 - documented for libraries
 
 
 class Bell:

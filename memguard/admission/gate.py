@@ -5,14 +5,13 @@ A request decides from the last snapshot and the ledger of promises; it never lo
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 
 from memguard._core.ledger import Ledger
 from memguard.admission.tickets import BudgetTicket, Ticket
 from memguard.errors import AdmissionRefused
 from memguard.model import Level
-from memguard.threads import new_lock
+from memguard.threads import new_lock, on_event_loop
 from memguard.units import format_bytes, format_seconds, parse_bytes
 
 TYPE_CHECKING = False
@@ -231,7 +230,7 @@ class Gate:
             return ticket
         if self.enter(ticket):
             return ticket
-        if wait_s > 0.0 and _on_event_loop():
+        if wait_s > 0.0 and on_event_loop():
             ticket.later(wait_s)
             return ticket
         if wait_s > 0.0 and self._waiting_room().wait(ticket, owner=self._owner(ticket), wait_s=wait_s):
@@ -392,8 +391,3 @@ class Gate:
         self._room = self._marked = None
         if self.lessons is not None:
             self.lessons.forget()
-
-
-def _on_event_loop() -> bool:
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001 - documented for libraries

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from memguard.agents.seats import weakly
 from memguard.agents.visit import Visit, refusal
-from memguard.agents.waiting import TaskWaiter, Waiter, on_event_loop
+from memguard.agents.waiting import TaskWaiter, Waiter
 from memguard.sizing import entry_bytes
+from memguard.threads import on_event_loop
 from memguard.units import parse_seconds
 
 if TYPE_CHECKING:

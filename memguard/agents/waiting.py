@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -12,13 +11,7 @@ from memguard.threads import Bell
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Line", "TaskWaiter", "Waiter", "on_event_loop"]
-
-
-def on_event_loop() -> bool:
-    """Whether the caller runs on an asyncio loop, which a wait would stop."""
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001 - documented for libraries
+__all__ = ["Line", "TaskWaiter", "Waiter"]
 
 
 class Waiter:

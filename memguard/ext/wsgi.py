@@ -6,6 +6,7 @@ import json
 from random import random
 from typing import TYPE_CHECKING, Any, Protocol
 
+from memguard._core.costs import COLD_RATIO, SMALL_BODY_BYTES
 from memguard.errors import AdmissionRefused, AlreadyGuarding
 from memguard.units import parse_bytes, parse_seconds
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MemguardMiddleware", "Work", "django", "protect"]
 
-# What a body becomes in memory: parsed JSON takes 6 to 13 times its size.
-_BODY_RATIO = 8
-_SMALL_BODY_BYTES = 64 * 1024
 _TICKET = "memguard.ticket"
 _REASONS = {413: "413 Content Too Large", 503: "503 Service Unavailable"}
 
@@ -110,7 +108,7 @@ class MemguardMiddleware:
         length = environ.get("CONTENT_LENGTH") or ""
         # isdigit first: int() would take "-1" and "1_0"; 18 digits are an exabyte.
         announced = int(length) if length.isdigit() and len(length) <= 18 else 0  # noqa: PLR2004
-        return _BODY_RATIO * announced if announced > _SMALL_BODY_BYTES else None
+        return COLD_RATIO * announced if announced > SMALL_BODY_BYTES else None
 
 
 class Work:
@@ -157,12 +155,10 @@ class _Answer:
 
 def _refusal(refused: AdmissionRefused) -> tuple[int, list[tuple[str, str]], bytes]:
     """503, or 413 when it can never fit; waits are spread, or all would come at once."""
-    problem = refused.problem()
+    problem, retry_s = refused.answer(random())  # noqa: S311 - a spread, no secret
     headers = [("Content-Type", "application/problem+json")]
-    if not refused.never:
-        wait_s = max(1.0, refused.retry_after_s) * (1.0 + random())  # noqa: S311 - a spread, no secret
-        problem["retry_after_s"] = round(wait_s, 3)
-        headers.append(("Retry-After", str(int(wait_s))))
+    if retry_s is not None:
+        headers.append(("Retry-After", str(retry_s)))
     body = json.dumps(problem).encode()
     headers.append(("Content-Length", str(len(body))))
     return 413 if refused.never else 503, headers, body

@@ -5,22 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from memguard.findings import Native
 from memguard.leaks.names import module_dict, plain_text
+from memguard.mallinfo import malloc_bytes
 from memguard.units import KIB, MIB, format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 __all__ = ["Books", "foreign_modules", "keep_books", "resident_bytes", "share"]
 
-# struct mallinfo2 of malloc.h; all size_t.
-_FIELDS: Final = (
-    "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
-)  # fmt: skip
 # pymalloc serves up to 512 bytes; over all programs that were looked at, a block in use has 44 to 110.
 _BLOCK_BYTES: Final = 64
 # glibc gives each thread arena a heap of 64 MiB of addresses, so aligned (HEAP_MAX_SIZE).
@@ -49,41 +45,16 @@ class Books(NamedTuple):
 
 def keep_books() -> Books:
     """Read everything; 5 to 30 ms, by the number and the size of mappings."""
-    info = _mallinfo()
+    handed_out, free = malloc_bytes() or (0, 0)
     kinds, rss = _mappings()
     return Books(
         rss_bytes=rss,
         blocks=sys.getallocatedblocks(),
-        malloc_bytes=info.get("uordblks", 0) + info.get("hblkhd", 0),
-        malloc_free_bytes=info.get("fordblks", 0),
+        malloc_bytes=handed_out,
+        malloc_free_bytes=free,
         threads=_threads(),
         kinds=kinds,
     )
-
-
-@cache
-def _mallinfo2() -> Callable[[], Any] | None:
-    """The call, with the structure that it returns; made once, for a class is some thirty objects."""
-    import ctypes  # noqa: PLC0415 - a started guard does without it
-
-    class Mallinfo2(ctypes.Structure):
-        _fields_ = tuple((name, ctypes.c_size_t) for name in _FIELDS)
-
-    try:
-        mallinfo2 = ctypes.CDLL(None).mallinfo2
-    except (AttributeError, OSError):  # musl, macOS, glibc before 2.33
-        return None
-    mallinfo2.restype = Mallinfo2
-    call: Callable[[], Any] = mallinfo2
-    return call
-
-
-def _mallinfo() -> dict[str, int]:
-    call = _mallinfo2()
-    if call is None:
-        return {}
-    found = call()
-    return {name: int(getattr(found, name)) for name in _FIELDS}
 
 
 def _threads() -> int:

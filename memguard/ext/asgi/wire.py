@@ -32,12 +32,10 @@ async def refuse_request(refused: AdmissionRefused, send: Send, *, prefix: str =
 
     ``close`` ends the connection too: a body that is still on its way need not be read.
     """
-    problem = refused.problem()
+    problem, retry_s = refused.answer(random())  # noqa: S311 - a spread, no secret
     headers = [(b"content-type", b"application/problem+json")]
-    if not refused.never:
-        wait_s = max(1.0, refused.retry_after_s) * (1.0 + random())  # noqa: S311 - a spread, no secret
-        problem["retry_after_s"] = round(wait_s, 3)
-        headers.append((b"retry-after", b"%d" % wait_s))
+    if retry_s is not None:
+        headers.append((b"retry-after", b"%d" % retry_s))
     body = _encode(problem).encode()
     headers.append((b"content-length", b"%d" % len(body)))
     if close:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from memguard.agents.pools import Pool
 from memguard.agents.states import States
 from memguard.ext.fastapi import outcomes
-from memguard.ext.fastapi.asking import Asked, Asker, aside
+from memguard.ext.fastapi.asking import Asked, Asker, aside, mb
 from memguard.ext.fastapi.control import Control
 from memguard.ext.fastapi.problems import Problem
 from memguard.model import Relief
@@ -95,12 +95,12 @@ def _collect(control: Control, asker: Asker, mode: Mode) -> outcomes.GcRun:
     return outcomes.GcRun(
         mode=mode,
         generation=generation,
-        before_mb=_mb(relief.before_bytes),
-        after_mb=_mb((trim or relief).after_bytes),
-        freed_mb=_mb(bought),
+        before_mb=mb(relief.before_bytes),
+        after_mb=mb((trim or relief).after_bytes),
+        freed_mb=mb(bought),
         objects=objects,
         pause_s=round(relief.cost_s, 6),
-        trim_freed_mb=None if trim is None else _mb(trim.bought_bytes),
+        trim_freed_mb=None if trim is None else mb(trim.bought_bytes),
         retired=retired,
     )
 
@@ -155,9 +155,9 @@ def _cleanup(control: Control, asker: Asker) -> outcomes.Cleanup:
         retired=retired,
         count=len(retired),
         kept=left,
-        before_mb=_mb(relief.before_bytes),
-        after_mb=_mb(relief.after_bytes),
-        bought_mb=_mb(relief.bought_bytes),
+        before_mb=mb(relief.before_bytes),
+        after_mb=mb(relief.after_bytes),
+        bought_mb=mb(relief.bought_bytes),
     )
 
 
@@ -194,7 +194,7 @@ def _compact(control: Control, asker: Asker) -> outcomes.Compaction:
         except Exception as failure:  # noqa: BLE001 - a compact callable may be anybody's; the others are made smaller
             error = f"{type(failure).__name__}"
         rows.append(
-            outcomes.Cache(name=states.name, entries=None, before_mb=_mb(held), after_mb=_mb(states.bytes), error=error)
+            outcomes.Cache(name=states.name, entries=None, before_mb=mb(held), after_mb=mb(states.bytes), error=error)
         )
         before[0] += held
         after[0] += states.bytes
@@ -205,16 +205,16 @@ def _compact(control: Control, asker: Asker) -> outcomes.Compaction:
 
     relief = _measured(control, "beliefs compact", work)
     freed = before[0] - after[0]
-    text = f"{len(rows)} mappings of states, {_mb(freed):.1f} MiB as accounted"
+    text = f"{len(rows)} mappings of states, {mb(freed):.1f} MiB as accounted"
     control.audit(asker, "compacted states", text, bought_bytes=relief.bought_bytes)
     return outcomes.Compaction(
         states=rows,
         before_bytes=before[0],
         after_bytes=after[0],
-        before_mb=_mb(before[0]),
-        after_mb=_mb(after[0]),
-        freed_mb=_mb(freed),
-        bought_mb=_mb(relief.bought_bytes),
+        before_mb=mb(before[0]),
+        after_mb=mb(after[0]),
+        freed_mb=mb(freed),
+        bought_mb=mb(relief.bought_bytes),
         took_s=round(relief.cost_s, 6),
     )
 
@@ -224,7 +224,3 @@ def _measured(control: Control, name: str, work: Callable[[], None]) -> Relief:
     if relief.error:
         raise Problem(503, f"{name} could not be done: {relief.error}")
     return relief
-
-
-def _mb(count: int) -> float:
-    return round(count / MIB, 3)

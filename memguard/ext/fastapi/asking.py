@@ -1,7 +1,7 @@
 """Asking: what routes have in common: the control of their application, parameters, problems instead of tracebacks."""
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, overload
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -129,6 +129,18 @@ class Page:
 def page_of(rows: Sequence[T], page: Page) -> Sequence[T]:
     """The rows that were asked for."""
     return rows[page.offset : page.offset + page.limit]
+
+
+@overload
+def mb(count: float) -> float: ...
+
+
+@overload
+def mb(count: None) -> None: ...
+
+
+@overload
+def mb(count: float | None) -> float | None: ...
 
 
 def mb(count: float | None) -> float | None:

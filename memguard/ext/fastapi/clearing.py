@@ -9,11 +9,10 @@ from fastapi import APIRouter
 
 from memguard.caching.market import Market
 from memguard.ext.fastapi import outcomes
-from memguard.ext.fastapi.asking import Asked, Asker, aside
+from memguard.ext.fastapi.asking import Asked, Asker, aside, mb
 from memguard.ext.fastapi.control import Control
 from memguard.ext.fastapi.problems import Problem
 from memguard.reclaimers.caches import ClearCache, EvictCache
-from memguard.units import MIB
 
 __all__ = ["add_clearing", "clear_caches"]
 
@@ -62,7 +61,7 @@ def _over_all(control: Control, asker: Asker, what: str, give: Callable[[Any], i
                 error = f"{type(failure).__name__}: {failure}"
             after = _size(cache)
             rows.append(
-                outcomes.Cache(name=name, entries=entries, before_mb=_mb(before), after_mb=_mb(after), error=error)
+                outcomes.Cache(name=name, entries=entries, before_mb=mb(before), after_mb=mb(after), error=error)
             )
 
     relief = control.guard.measure(what, work)
@@ -77,7 +76,7 @@ def _over_all(control: Control, asker: Asker, what: str, give: Callable[[Any], i
         entries=entries,
         before_mb=round(sum(row.before_mb or 0.0 for row in rows), 3),
         after_mb=round(sum(row.after_mb or 0.0 for row in rows), 3),
-        bought_mb=round(bought / MIB, 3),
+        bought_mb=mb(bought),
         took_s=round(relief.cost_s + (0.0 if trim is None else trim.cost_s), 6),
     )
 
@@ -125,10 +124,6 @@ def _size(cache: Any) -> int | None:  # noqa: ANN401 - as above
     except Exception:  # noqa: BLE001 - as above
         return None
     return size if isinstance(size, int) else None
-
-
-def _mb(count: int | None) -> float | None:
-    return None if count is None else round(count / MIB, 3)
 
 
 def _engines(control: Control) -> Iterator[tuple[str, Any]]:

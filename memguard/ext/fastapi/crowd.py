@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from fastapi import APIRouter, Depends, Query
 
 from memguard.ext.fastapi import answers
-from memguard.ext.fastapi.asking import Asked, Page, aside, duration, page_of
+from memguard.ext.fastapi.asking import Asked, Page, aside, duration, mb, page_of
 from memguard.ext.fastapi.control import Control
-from memguard.units import KIB, MIB
+from memguard.units import KIB
 
 if TYPE_CHECKING:
     from memguard.agents.figures import StateRow
@@ -92,7 +92,7 @@ async def operations(
             status=row.status,
             started_at=datetime.fromtimestamp(row.at + offset_s, UTC).isoformat().replace("+00:00", "Z"),
             duration_s=round(row.duration_s, 6),
-            memory_delta_mb=round(row.memory_delta_bytes / MIB, 3),
+            memory_delta_mb=mb(row.memory_delta_bytes),
             shared=row.shared,
         )
         for row in page_of(rows, page)
@@ -103,7 +103,7 @@ async def operations(
 def _agent_memory(control: Control, page: Page) -> answers.AgentMetrics:
     rows = sorted((row for pool in control.guard.pools for row in pool.agents()), key=lambda row: -row.bytes)
     found = [
-        answers.Agent(id=row.id, memory_mb=round(row.bytes / MIB, 3), critical=row.state in {"running", "building"})
+        answers.Agent(id=row.id, memory_mb=mb(row.bytes), critical=row.state in {"running", "building"})
         for row in page_of(rows, page)
     ]
     return answers.AgentMetrics(agents=found, total=len(rows))
@@ -134,8 +134,8 @@ def _pools(control: Control) -> answers.Pools:
                 waiting=stats.waiting,
                 orphans=stats.orphans,
                 oldest_idle_s=round(stats.oldest_idle_s, 3),
-                memory_mb=round(stats.bytes / MIB, 3),
-                cost_mb=round(stats.cost_bytes / MIB, 3),
+                memory_mb=mb(stats.bytes),
+                cost_mb=mb(stats.cost_bytes),
                 fits=stats.fits,
             )
         )
@@ -158,7 +158,7 @@ def _agents(control: Control, page: Page) -> answers.Agents:
         answers.AgentMemory(
             id=row.id,
             pool=name,
-            memory_mb=round(row.bytes / MIB, 3),
+            memory_mb=mb(row.bytes),
             belief_size_kb=round(sizes.get(row.id, 0) / KIB, 3),
             state=row.state,
             idle_s=round(row.idle_s, 3),
@@ -181,11 +181,11 @@ def _beliefs(control: Control, page: Page) -> answers.Beliefs:
                 live=figures.live,
                 packed=figures.packed,
                 spilled=figures.spilled,
-                memory_mb=round(figures.bytes / MIB, 3),
-                packed_mb=round(figures.packed_bytes / MIB, 3),
-                spilled_mb=round(figures.spilled_bytes / MIB, 3),
+                memory_mb=mb(figures.bytes),
+                packed_mb=mb(figures.packed_bytes),
+                spilled_mb=mb(figures.spilled_bytes),
                 ratio=round(figures.ratio, 3),
-                max_mb_each=None if each is None else round(each / MIB, 3),
+                max_mb_each=mb(each),
                 compression=states.compacts,
             )
         )

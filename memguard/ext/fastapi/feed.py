@@ -10,7 +10,7 @@ import anyio
 from fastapi import APIRouter, Response
 
 from memguard.ext.asgi.wire import Message, Receive, Scope, Send
-from memguard.ext.fastapi.asking import Asked
+from memguard.ext.fastapi.asking import Asked, mb
 from memguard.ext.fastapi.control import CALLER, CONTROL, Control
 from memguard.ext.fastapi.looking import memory_now, top_now
 from memguard.ext.fastapi.problems import Problem, send_problem
@@ -139,7 +139,7 @@ def _pools(control: Control) -> list[dict[str, Any]]:
                 "size": size,
                 "max_size": pool.max_size,
                 "running": running,
-                "memory_mb": round(pool.bytes / MIB, 3),
+                "memory_mb": mb(pool.bytes),
                 "fits": pool.fits(),
             }
         )

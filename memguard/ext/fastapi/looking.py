@@ -12,7 +12,6 @@ from memguard.ext.fastapi.accounts import consumers, own_memory
 from memguard.ext.fastapi.asking import Asked, Limit, mb
 from memguard.ext.fastapi.control import Control
 from memguard.model import Level
-from memguard.units import MIB
 
 __all__ = ["add_looks", "memory_now", "top_now"]
 
@@ -108,7 +107,7 @@ def memory_now(control: Control) -> answers.Memory:
                 size_mb=mb(holder.size_bytes),
                 share=None if holder.share is None else round(holder.share, 4),
                 cost=holder.cost,
-                bought_mb=round(holder.bought_bytes / MIB, 3),
+                bought_mb=mb(holder.bought_bytes),
                 attempts=holder.attempts,
             )
             for holder in guard.holders()
@@ -125,7 +124,7 @@ def memory_now(control: Control) -> answers.Memory:
         waiting_requests=guard.waiting,
         served_requests=guard.gate.completed,
         refused_requests=guard.gate.refusals,
-        promised_mb=round(snapshot.promised_bytes / MIB, 3),
+        promised_mb=mb(snapshot.promised_bytes),
         alerts=[f"{alert.severity} {alert.text}" for alert in guard.alerts],
         verdict=guard.verdict().words,
         rungs={
@@ -165,9 +164,9 @@ def top_now(control: Control, limit: int) -> answers.Consumers:
         answers.Consumer(
             name=share.name,
             kind=share.kind,
-            memory_mb=round(share.bytes / MIB, 3),
+            memory_mb=mb(share.bytes),
             share=round(share.bytes / whole, 4),
-            reclaimable_mb=round(share.reclaimable_bytes / MIB, 3),
+            reclaimable_mb=mb(share.reclaimable_bytes),
             estimated=share.estimated,
         )
         for share in shares
@@ -186,4 +185,4 @@ def top_now(control: Control, limit: int) -> answers.Consumers:
             )
         )
         rows.sort(key=lambda row: -row.memory_mb)
-    return answers.Consumers(used_mb=round(used / MIB, 3), consumers=rows)
+    return answers.Consumers(used_mb=mb(used), consumers=rows)

@@ -9,16 +9,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from memguard.leaks.native import resident_bytes
+from memguard.mallinfo import malloc_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 __all__ = ["Look", "PureCaches", "look", "settle", "young"]
 
-# struct mallinfo2 of malloc.h; all size_t.
-_FIELDS: Final = (
-    "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
-)  # fmt: skip
 # Functions of the standard library that empty a cache without any other effect; those of modules that are loaded.
 _EMPTIES: Final = (
     ("re", "purge"), ("struct", "_clearcache"), ("urllib.parse", "clear_cache"), ("fnmatch", "_compile_pattern"),
@@ -39,33 +36,8 @@ class Look(NamedTuple):
 
 def look() -> Look:
     """Read all three; about 40 us."""
-    return Look(sys.getallocatedblocks(), _malloc_bytes(), resident_bytes())
-
-
-def _no_mallinfo() -> int:
-    return 0
-
-
-def _mallinfo() -> Callable[[], int]:
-    import ctypes  # noqa: PLC0415 - only where somebody asked
-
-    class Mallinfo2(ctypes.Structure):
-        _fields_ = tuple((name, ctypes.c_size_t) for name in _FIELDS)
-
-    try:
-        mallinfo2 = ctypes.CDLL(None).mallinfo2
-    except (AttributeError, OSError):  # musl, macOS, glibc before 2.33
-        return _no_mallinfo
-    mallinfo2.restype = Mallinfo2
-
-    def read() -> int:
-        info = mallinfo2()
-        return int(info.uordblks) + int(info.hblkhd)
-
-    return read
-
-
-_malloc_bytes: Final = _mallinfo()
+    malloc = malloc_bytes()
+    return Look(sys.getallocatedblocks(), 0 if malloc is None else malloc[0], resident_bytes())
 
 
 class PureCaches:
