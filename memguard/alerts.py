@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
 
 from memguard._core.alerting import CALM, Signs, judge, paused, rungs
 from memguard.model import Event
 from memguard.units import format_bytes, format_seconds
+from memguard.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _NAMED = 3
 _LATELY_S, _BEFORE_S = 60.0, 600.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Alert:
     """Something that somebody should look at, and that is not over.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from _thread import RLock
-from dataclasses import dataclass
 from math import inf
 from types import MethodType
 from typing import TYPE_CHECKING, Any, cast
@@ -13,6 +12,7 @@ from memguard.errors import RulesError
 from memguard.model import Level
 from memguard.roster import Handle
 from memguard.units import format_bytes, parse_bytes
+from memguard.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Budget", "BudgetRow", "Budgets"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class BudgetRow:
     """One budget as it stands: what is allowed, what those charged to it hold (``charged`` names them).
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from _thread import RLock
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 from memguard.errors import FeatureOff
 from memguard.model import Event, Level
 from memguard.units import format_seconds
+from memguard.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 _NONE: Final = object()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class FeatureRow:
     """One feature as it stands: whether it is on, since when (``at``), how often it changed.
 

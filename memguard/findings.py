@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from memguard.values import field, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from memguard.kinds import VerdictKind
 
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Verdict:
     """What the trend of memory says about a service.
 
@@ -48,7 +49,7 @@ class Verdict:
     words: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Census:
     """How many objects that the collector tracks are alive, by the qualified name of their type.
 
@@ -66,7 +67,7 @@ class Census:
     unseen: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class TypeGrowth:
     """One type of which more are alive than before; names as in a census."""
 
@@ -80,7 +81,7 @@ class TypeGrowth:
         return self.after - self.before
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Link:
     """One step of a chain: ``name`` is how the one before calls it (".jobs", "['a']", "[3]"), ``type`` what it is.
 
@@ -92,7 +93,7 @@ class Link:
     items: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Chain:
     """How a root holds an object: names of attributes and keys, and types; never contents.
 
@@ -127,7 +128,7 @@ class Chain:
         return f"{self.path} ({held})" + (f"; {self.note}" if self.note else "")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Site:
     """A place in the code whose allocations stay: ``where`` is "file:line", ``frames`` the calls, innermost first.
 
@@ -144,7 +145,7 @@ class Site:
     p: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Trace:
     """What a bounded window of tracemalloc saw, or why there was none (``refused``, "" when it ran).
 
@@ -164,7 +165,7 @@ class Trace:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Swelling:
     """A container that held more at each look: ``items`` at the first, the middle and the last one.
 
@@ -191,7 +192,7 @@ class Swelling:
         return self.grown * self.bytes_each
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Native:
     """Resident memory that grew, and how much of it Python accounts for; bytes, negative when they fell.
 
@@ -208,7 +209,7 @@ class Native:
     is_native: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Named:
     """Something that is known to leak, found by its name: a kind, where, how many, how many more than before."""
 
@@ -219,7 +220,7 @@ class Named:
     words: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Suspect:
     """One answer to the question what grows: ``name`` is the holder, the type, the line or the library.
 
@@ -238,7 +239,7 @@ class Suspect:
     chain: Chain | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class LeakReport:
     """What an examination found: the answer first, then the evidence, what was not checked, and what it cost.
 
@@ -274,7 +275,9 @@ class LeakReport:
 
     def to_dict(self) -> dict[str, object]:
         """Everything but the two renderings, in plain dicts, lists, numbers and texts."""
-        found = asdict(self)
+        from dataclasses import asdict  # noqa: PLC0415 - a started guard does without it
+
+        found: dict[str, Any] = asdict(self)
         del found["text"], found["html"]
         found["leaks"] = self.leaks
         for suspect, row in zip(self.suspects, found["suspects"], strict=True):

@@ -9,11 +9,11 @@ from __future__ import annotations
 import mmap
 import struct
 import time
-from dataclasses import dataclass
 from math import ceil, floor, isnan, nan
 
 from memguard.model import Level
 from memguard.units import MIB, format_seconds
+from memguard.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ Row = tuple[float, float, float, float, float, float, int, int]
 """One block: when it began (monotonic), least, sum, greatest, last, limit (NaN: none), how many readings, level."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Point:
     """What was read from ``unix_s`` on (seconds since 1970) for ``span_s``: mean, least, greatest and last bytes.
 

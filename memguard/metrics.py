@@ -5,8 +5,9 @@ Apart from the events, because a started guard tells events and need not know of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import MappingProxyType
+
+from memguard.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ATTRIBUTES", "METRICS", "MetricRow"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class MetricRow:
     """One metric: its name after OpenTelemetry's conventions, its unit after UCUM, and what it means.
 

@@ -6,8 +6,9 @@ may exceed 1), durations end in ``_s``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import IntEnum
+
+from memguard.values import field, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Level(IntEnum):
     EMERGENCY = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Limit:
     """How much memory is allowed, and where that number came from, in words.
 
@@ -55,7 +56,7 @@ class Limit:
     version: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Reading:
     """One look: how many bytes were used at an instant, and by which measure (``source``)."""
 
@@ -64,7 +65,7 @@ class Reading:
     source: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Vitals:
     """What is read at a slow pace beside the usage; None where the machine does not tell.
 
@@ -85,7 +86,7 @@ class Vitals:
     oom_kills: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Relief:
     """The measured result of one reclaim attempt.
 
@@ -110,7 +111,7 @@ class Relief:
         return self.before_bytes - self.after_bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Holder:
     """Somebody who holds memory and can give some back, as ``guard.holders()`` lists it.
 
@@ -128,7 +129,7 @@ class Holder:
     blocked_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Incident:
     """From leaving OK to being OK again: how bad it was, what was tried and what that bought.
 
@@ -156,7 +157,7 @@ class Incident:
         return None if self.closed_at is None else self.closed_at - self.opened_at
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class GcStats:
     """What Python's cyclic garbage collector did, seen through ``gc.callbacks``.
 
@@ -175,7 +176,7 @@ class GcStats:
     duty_ratio: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Event:
     """One thing that happened, told to sinks: a name from ``telemetry.EVENTS``, words, and numbers."""
 
@@ -185,7 +186,7 @@ class Event:
     attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Snapshot:
     """What a guard knows, as one value that its thread swaps in: reading it never blocks.
 

@@ -10,7 +10,6 @@ from _thread import RLock
 from collections import Counter, deque
 from contextlib import aclosing
 from contextvars import ContextVar
-from dataclasses import dataclass
 from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 from memguard._core.sharing import Part, Sharing
 from memguard._core.tally import OperationStats, Tally
 from memguard.units import format_bytes, format_seconds
+from memguard.values import value
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Mapping
@@ -44,7 +44,7 @@ _ENDED: Final = 256
 _inside: ContextVar[Operation | None] = ContextVar("memguard_operation", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class OperationRow:
     """One operation: ``at`` is the instant it began, ``duration_s`` how long it took or has been running.
 

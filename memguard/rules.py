@@ -6,13 +6,13 @@ default. ``Rules.origins`` remembers which it was, field by field.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from types import MappingProxyType
 
 from memguard.errors import RulesError
 from memguard.model import Level
 from memguard.units import MIB, parse_bytes, parse_ratio, parse_seconds
+from memguard.values import field, fields, replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _rule(
     return field(default=default, metadata={"why": why, "parse": parse, "operator": operator})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Rules:
     """How a guard judges and acts; immutable, checked once, as a whole.
 
@@ -353,13 +353,13 @@ class Rules:
         values: dict[str, object] = {}
         origins: dict[str, str] = {}
         gc_wanted = _read_operator("enable_gc_monitoring", settings.get("enable_gc_monitoring", True), _flag)
-        for key, value in settings.items():
+        for key, setting in settings.items():
             if key == "enable_gc_monitoring" or (key == "gc_interval_seconds" and not gc_wanted):
                 continue
             name, read = _OLDER.get(key) or operators.get(key) or (key, None)
             if name in values:
                 raise RulesError(f"rule {name} is set twice: by {origins[name]} and by {key!r}; keep one")
-            values[name] = value if read is None else _read_operator(key, value, read)
+            values[name] = setting if read is None else _read_operator(key, setting, read)
             origins[name] = f"mapping key {key!r}"
         rules = cls.resolve({}, values)
         return replace(rules, origins=MappingProxyType({**rules.origins, **origins}))

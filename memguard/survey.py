@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from memguard._core.planner import HARM
 from memguard._core.stimuli import Offer
 from memguard.model import Holder, Level
+from memguard.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import MappingProxyType
+
+from memguard.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["EVENTS", "EventRow"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class EventRow:
     """One kind of event: its name, what it means, and how serious one of them is."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import replace
 
 from memguard.model import Event
 from memguard.threads import Bell, Running, new_lock, start_thread
 from memguard.units import format_bytes
+from memguard.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

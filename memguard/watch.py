@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 
 from memguard._core.forecast import time_to_limit_s
 from memguard._core.machine import advance
@@ -23,6 +22,7 @@ from memguard.attempts import measured
 from memguard.model import Event, Incident, Level, Reading, Snapshot
 from memguard.survey import Survey
 from memguard.threads import Bell
+from memguard.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from memguard._core.state import Account, State, event
 from memguard.units import format_bytes, format_seconds
+from memguard.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from memguard.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _LARGE_BYTES = 8 << 30
 _ROOM_RATIO = 1.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Signs:
     """What alerts are judged by, at an instant; None: unknown, nothing changes for that. A forecast is infinite when
     memory is not growing.
@@ -41,7 +41,7 @@ class Signs:
     available_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Rung:
     """One threshold: raised after ``after_s`` above ``enter``, cleared at or below ``leave``.
 
@@ -55,7 +55,7 @@ class Rung:
     after_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class _Stand:
     """How one rung stands: above since when, below since when, raised or not."""
 
@@ -64,7 +64,7 @@ class _Stand:
     raised: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Alertness:
     """What is remembered from look to look: every rung's stand, and since when each subject has had an alert."""
 
@@ -86,7 +86,7 @@ class Alertness:
 CALM: Final = Alertness(stands={}, raised_at={})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Change:
     """An alert began, became more or less severe, or ended (``severity`` None); ``since_at`` is when it began."""
 

@@ -7,9 +7,9 @@ the time.
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 
 from memguard.units import KIB, MIB
+from memguard.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Route:
         return f"<Route {self.name} {self.flat.unit_bytes / MIB:.1f} MiB + {self.ratio:.1f} x body>"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class RouteCost:
     """What is known of a route: bytes of a request without a large body, and bytes per byte of a body.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from memguard.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _FAR_S = 7 * 86400.0
 _SHORTEST_S = 0.005
 
 
-@dataclass(frozen=True, slots=True)
+@value(kw_only=False)
 class Growth:
     """The last look and two rates in bytes per second: the decaying maximum and the average."""
 

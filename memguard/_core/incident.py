@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from memguard.units import format_bytes, format_seconds
+from memguard.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

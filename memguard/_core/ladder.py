@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from memguard.model import Level
+from memguard.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ _RELAXED_GAP_SHARE = 0.2
 _DOWNWARD = tuple(sorted(Level, reverse=True))
 
 
-@dataclass(frozen=True, slots=True)
+@value(kw_only=False)
 class Stand:
     """Where on the ladder we stand: the level, since when, and since when pressure allows a lower one."""
 

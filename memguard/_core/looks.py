@@ -7,13 +7,13 @@ other, and when it is no part of the load. It bends when it slows down with its 
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from math import log, sqrt
 
 from memguard._core.loads import busier, covered, ease, like_groups, rates
 from memguard._core.shapes import knee, noise, period, spiked, step_at
 from memguard._core.trend import hamed_rao, lag_one, mean, median, pair_slopes
 from memguard.units import MIB
+from memguard.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ _LEVEL_RATIO = 0.05
 _MOSTLY = 0.6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Blocks:
     """Blocks of one length, oldest first; ``rest`` is the floor of what no registered holder accounts for.
 
@@ -76,7 +76,7 @@ class Blocks:
     began_cpu_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Look:
     """What one scale shows, over its whole span or since ``since_at``, where a growth began in it (``fresh``).
 

@@ -6,8 +6,6 @@ Every outside fact comes in as a stimulus, and every stimulus in every state giv
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from memguard._core import incident as incidents
 from memguard._core.accounts import book, close_account, settles
 from memguard._core.forecast import observe, pace_s, rebase
@@ -31,6 +29,7 @@ from memguard._core.stimuli import (
 )
 from memguard.model import Incident, Level
 from memguard.units import format_bytes, format_seconds
+from memguard.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from memguard.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ __all__ = ["Duty", "Patience"]
 _LEARN = 0.3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Patience:
     """The record of one reclaimer.
 
@@ -75,7 +75,7 @@ class Patience:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@value(kw_only=False)
 class Duty:
     """How much stop-the-world time may be spent now: a token bucket in seconds (it may go into debt)."""
 

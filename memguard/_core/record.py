@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from marshal import dumps, loads
 
 from memguard._core import stimuli
@@ -13,6 +12,7 @@ from memguard._core.patience import Duty, Patience
 from memguard._core.state import Account, Ask, State
 from memguard._core.stimuli import Looked
 from memguard.model import Incident, Level, Relief
+from memguard.values import fields, is_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def encode(value: object) -> Any:  # noqa: ANN401 - whatever JSON can hold
     """A recorded value as what JSON can hold; ``decode`` gives an equal one back."""
     if isinstance(value, Level):
         return {"kind": "Level", "value": int(value)}
-    if is_dataclass(value) and not isinstance(value, type):
+    if is_value(value) and not isinstance(value, type):
         shown = {item.name: encode(getattr(value, item.name)) for item in fields(value)}
         return {"kind": type(value).__name__, **shown}
     if isinstance(value, Mapping):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from memguard._core.forecast import Growth
 from memguard._core.ladder import Stand
 from memguard._core.patience import Duty, Patience
 from memguard.model import Event
+from memguard.values import field, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ __all__ = ["Account", "Ask", "Decision", "State", "event"]
 _UNTRIED = Patience()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Account:
     """An attempt that released more than came back: open until those who settle have had their try.
 
@@ -37,7 +36,7 @@ class Account:
     left: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Ask:
     """A relief asked for by hand; ``failed`` names who proved useless during it."""
 
@@ -46,7 +45,7 @@ class Ask:
     failed: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class State:
     """What the machine knows.
 
@@ -86,7 +85,7 @@ class State:
         return self.patience.get(name, _UNTRIED)
 
 
-@dataclass(frozen=True, slots=True)
+@value(kw_only=False)
 class Decision:
     """The machine's answer: the new state, what to do now, what to tell, how long to sleep, what is over."""
 

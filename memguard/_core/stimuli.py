@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from memguard.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@value(kw_only=False)
 class Looked:
     """A probe was read: so many bytes used under a limit (None: nothing limits)."""
 
@@ -38,7 +38,7 @@ class Looked:
     source: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Failed:
     """A probe could not be read."""
 
@@ -46,7 +46,7 @@ class Failed:
     error: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Starved:
     """The guard woke ``gap_s`` seconds later than planned; ``running`` names the work that ran then."""
 
@@ -55,7 +55,7 @@ class Starved:
     running: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Refused:
     """Admission turned away ``count`` pieces of work since the last such stimulus."""
 
@@ -63,7 +63,7 @@ class Refused:
     count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Offer:
     """A reclaimer as the planner sees it: who, from which level, at what cost, how much at most.
 
@@ -79,7 +79,7 @@ class Offer:
     over_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Surveyed:
     """The answer to ``Survey``: everything that could be shed now."""
 
@@ -87,7 +87,7 @@ class Surveyed:
     offers: tuple[Offer, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Relieved:
     """An attempt ended, measured."""
 
@@ -95,7 +95,7 @@ class Relieved:
     relief: Relief
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Overdue:
     """An attempt has not come back in time; it may still end later."""
 
@@ -103,7 +103,7 @@ class Overdue:
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Asked:
     """A person wants memory brought down to ``target_bytes`` now, by hand."""
 
@@ -112,7 +112,7 @@ class Asked:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Due:
     """A GC policy says that a collection of this generation is due."""
 
@@ -121,7 +121,7 @@ class Due:
     generation: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Step:
     """One attempt to make: who is asked for how many bytes, and until when (an instant)."""
 
@@ -132,12 +132,12 @@ class Step:
     generation: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Survey:
     """Ask every holder how much it could give back."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Attempt:
     """Carry this step out and measure what it buys."""
 

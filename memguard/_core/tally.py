@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+
+from memguard.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _SAMPLES = 256
 _QUANTILES = (0.5, 0.95, 0.99)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class OperationStats:
     """What operations of one type cost: counts, seconds and bytes.
 

@@ -7,8 +7,9 @@ and Slack (1982) compare a month with the same month of other years. All of it t
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
 from math import erfc, fsum, sqrt
+
+from memguard.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _Z_95 = 1.959963984540054
 _MOST_CORRELATED = 0.95
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Slopes:
     """The slopes of all comparable pairs, sorted, and the variance of their sum of signs."""
 
@@ -100,8 +101,8 @@ def kendall_variance(values: Sequence[float]) -> float:
     count = len(values)
     total = count * (count - 1) * (2 * count + 5)
     ties: dict[float, int] = {}
-    for value in values:
-        ties[value] = ties.get(value, 0) + 1
+    for one in values:
+        ties[one] = ties.get(one, 0) + 1
     if len(ties) < count:
         total -= sum(tied * (tied - 1) * (2 * tied + 5) for tied in ties.values())
     return total / 18.0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from memguard.values import value
 
 __all__ = ["Figures", "Obstacle", "ObstacleKind", "Report", "StateRow", "Stored"]
 
@@ -18,7 +19,7 @@ not be smaller; it cannot be pickled, or not be loaded back; what loads back is 
 the ``compact`` callable failed; it is larger than it may be even so; its bytes cannot be loaded."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(kw_only=False)
 class Obstacle:
     """What stands in the way, in words; false when nothing does."""
 
@@ -29,7 +30,7 @@ class Obstacle:
         return bool(self.kind)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Report:
     """Something about one state that its owner should know; the state is kept in any case. ``at`` is monotonic."""
 
@@ -39,7 +40,7 @@ class Report:
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class StateRow:
     """One state: bytes as an object (as last measured), where it is, bytes there, how long unused, leased or not."""
 
@@ -51,7 +52,7 @@ class StateRow:
     leased: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Figures:
     """All states of one mapping, added up.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from memguard.values import value
 
 __all__ = ["AgentRow", "PoolStats", "Resized", "State"]
 
@@ -11,7 +12,7 @@ State = Literal["building", "idle", "running", "retiring", "gone"]
 """Of an agent: being made, held by nobody, held, going while its hook runs, no longer in the pool."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class AgentRow:
     """One agent: ``at`` is the instant it was created, ``idle_s`` for how long nobody has held it (0.0: running).
 
@@ -30,7 +31,7 @@ class AgentRow:
     held_by: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class PoolStats:
     """A pool as it stands, and what has become of its agents so far.
 
@@ -63,7 +64,7 @@ class PoolStats:
     last_error: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Resized:
     """What a change of the cap did: who was retired, who runs on above the cap, and who could not be saved."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memguard.model import Level
+from memguard.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Rung", "rungs_of"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Share:
     """Bytes of the states that are kept in one way."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
 from memguard.agents.rows import AgentRow
+from memguard.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +34,7 @@ _MADE_S: Final = 0.001
 _IDLE_S: Final = 0.001
 
 
-@dataclass(slots=True)
+@value(frozen=False, kw_only=False)
 class Lives:
     """What has become of a pool's agents so far, as ``PoolStats`` has it."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from memguard.caching.entry import ENTRY_BYTES
 from memguard.units import parse_bytes, parse_seconds
+from memguard.values import fields, value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Options"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Options:
     """What ``cached`` was told: bytes and seconds as numbers, everything checked."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
+
+from memguard.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Part", "Place", "Places"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Part:
     """One cache on the market: its accounted bytes (None: it cannot tell) and those evicted so far, as claimed.
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from _thread import RLock
 from copy import copy
-from dataclasses import dataclass, field
 from itertools import repeat
 from math import inf, isnan
 
 from memguard.caching.entry import ENDLESS
 from memguard.caching.flights import fork_count
+from memguard.values import field, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def counted(tally: repeat[None]) -> int:
     return ENDLESS - tally.__length_hint__()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Spec:
     """One cached function: what it is called, where its results lie, how long they are good for.
 

@@ -14,7 +14,6 @@ import time
 from array import array
 from collections import OrderedDict
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import uvicorn
@@ -24,6 +23,7 @@ from memguard.ext.asgi import MemguardMiddleware
 from memguard.guard import Guard
 from memguard.model import Level
 from memguard.units import KIB
+from memguard.values import field, value
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,7 +38,7 @@ _IDLE_S = 2.0
 _WORDS = ("agent", "belief", "cache", "memory", "limit", "answer", "pressure", "relief", "ticket", "token")
 
 
-@dataclass(slots=True)
+@value(frozen=False, kw_only=False)
 class Agent:
     """One conversation: what was said, and what is believed."""
 

@@ -9,12 +9,12 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from memguard.errors import MemguardError
 from memguard.testing.cage import Cage, Enforcer
 from memguard.units import MIB
+from memguard.values import field, value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ _SETTLE_S = 10.0
 _LATE_S = 20.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Sample:
     """Memory of the service at one instant of its trial."""
 
@@ -41,7 +41,7 @@ class Sample:
     used_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Trial:
     """What came of one trial.
 
@@ -81,7 +81,7 @@ class Trial:
         return latencies_s[min(len(latencies_s) - 1, int(share * len(latencies_s)))] if latencies_s else None
 
 
-@dataclass(slots=True, kw_only=True)
+@value(frozen=False)
 class Course:
     """A trial under way, as the progress shows it."""
 

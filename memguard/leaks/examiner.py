@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import time
-from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -16,6 +15,7 @@ from memguard.leaks.report import Gathered, compose
 from memguard.leaks.suspects import Evidence, rank
 from memguard.leaks.swelling import Lengths
 from memguard.leaks.trace import Tracer
+from memguard.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from memguard.findings import LeakReport
 from memguard.leaks.page import page
 from memguard.units import format_bytes, format_seconds
+from memguard.values import replace
 
 if TYPE_CHECKING:
     from memguard.findings import Census, Suspect, Trace, Verdict

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from memguard.probes.cgroup import CgroupProbe
 from memguard.probes.files import below
 from memguard.probes.portable import PortableProbe
 from memguard.probes.procfs import HostProbe, MappedProbe, TreeProbe
+from memguard.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Gauge", "close_gauges", "open_gauges", "refresh_gauges"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Gauge:
     """A limit beside the probe whose reading is compared with it; several limits may share one probe."""
 

@@ -8,12 +8,12 @@ memory.low taken for a limit, usage read at the leaf against an ancestor's limit
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 
 from memguard.model import Limit
 from memguard.probes.files import printable, read_file, read_number
 from memguard.probes.mounts import Home, find_home, memberships, memory_mounts
 from memguard.units import MIB, format_bytes
+from memguard.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _RLIMITS: Final[tuple[tuple[str, Usage, bytes], ...]] = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Findings:
     """What a search for limits found: the limits, and in ``notes`` what was odd, in words.
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 
 from memguard.probes.files import below, printable
+from memguard.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _DELETED = " (deleted)"
 _BEFORE_DASH, _AFTER_DASH = 6, 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Mount:
     """One mounted memory hierarchy: which directory of it (``root``) shows where (``point``), cgroup ``version``."""
 
@@ -33,7 +33,7 @@ class Mount:
     version: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Home:
     """The group this process lives in: a directory inside a mount, "" or "/a/b" below the mount's point.
 

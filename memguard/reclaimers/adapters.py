@@ -11,12 +11,12 @@ import time
 import types
 from collections import deque
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
 from memguard.reclaimers.dropping import Dropper
 from memguard.reclaimers.entries import bytes_of, is_a, peek_function, peek_items
+from memguard.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ _STATEMENT_BYTES: Final = 12_000
 _COLUMN_BYTES: Final = 850
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Row:
     """How one kind of cache is sized, shrunk or emptied; every function takes the holder.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from memguard.reclaimers.removing import OpenFiles, remove
 from memguard.reclaimers.walking import Census, Mounted, mounted, open_directory, take_census
+from memguard.values import field, value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ __all__ = ["Cleaning", "Cleanup", "Removal"]
 _ROUNDS: Final = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Removal:
     """A file that went, or would go: its path, its allocated bytes, and when it was last used (wall clock)."""
 
@@ -32,7 +32,7 @@ class Removal:
     used_at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Cleanup:
     """What one cleaning removed, or (``dry_run``) would remove, and what it left and why.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from memguard.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -27,7 +28,7 @@ _STATE, _PARENT, _GROUP, _SESSION, _STARTED = 0, 1, 2, 3, 19
 _ENDED: Final = frozenset({"Z", "X"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Process:
     """A process as it was seen: ``pid`` and ``started`` (clock ticks since boot) together are never given twice.
 

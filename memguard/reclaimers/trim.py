@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 
 from memguard.model import Level
+from memguard.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _JEMALLOC_DECAY: Final = b"arena.4096.decay"
 _JEMALLOC_FLUSH: Final = b"thread.tcache.flush"
 
 
-@dataclass(frozen=True, slots=True)
+@value(kw_only=False)
 class _Allocator:
     """An allocator's name in words, and its call (True or None: it may have released, False: it did not)."""
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import gc
 import time
-from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from memguard.reclaimers.entries import Estimate, peek_function
+from memguard.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ _STRIDE: Final = 8192
 _LRU: Final[Any] = type(functools.lru_cache(bool))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class UnregisteredCache:
     """A function under ``functools.lru_cache`` or ``cache`` that is not registered.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import heapq
 import os
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from memguard.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ _IN_MEMORY: Final = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 _BLOCK_BYTES: Final = 512
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Found:
     """A regular file as a census saw it: its names below the root, who it is, and when it was last used.
 
@@ -50,7 +51,7 @@ def _mark(seen: os.stat_result) -> tuple[int, ...]:
     return seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_atime_ns
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Mounted:
     """The mount that a directory lies on; ``kind`` is the file system's ("ext4"), "" where nobody tells."""
 
@@ -73,7 +74,7 @@ class Mounted:
         return "last access or change"
 
 
-@dataclass(slots=True, kw_only=True)
+@value(frozen=False)
 class Census:
     """What one walk saw; ``complete`` says if that is all there is.
 

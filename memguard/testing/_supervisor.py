@@ -9,9 +9,10 @@ import subprocess
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from memguard.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,7 @@ _POLL_S = 0.005
 _SCAN_S = 0.05
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class _Process:
     """One living process: its parent, resident bytes, and when it began (to notice a pid used anew)."""
 

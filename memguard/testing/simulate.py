@@ -6,7 +6,6 @@ import heapq
 import itertools
 from array import array
 from collections import Counter, deque
-from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, cast
 
 from memguard.guard import Guard
@@ -17,6 +16,7 @@ from memguard.testing.clock import FakeClock
 from memguard.testing.faults import FlakyProbe
 from memguard.testing.memory import FakeCollect, FakeHolder, FakeMemory, FakeTrim
 from memguard.units import parse_bytes
+from memguard.values import field, fields, value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ class _SimulatedGuard(Guard):
         return FakeTrim(self.memory), FakeCollect(self.memory)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Run:
     """What happened in a simulation: one entry per look in the first four arrays, one per attempt in the next four.
 

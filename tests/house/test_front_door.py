@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -117,8 +118,11 @@ print(json.dumps(before == state()))
 
 
 def test_a_started_guard_brings_no_heavy_module() -> None:
-    """A calm guard costs no memory for what it does not use (decision 0007)."""
-    heavy = {"asyncio", "ctypes", "json", "logging", "psutil", "random", "socket", "subprocess", "typing"}
+    """A calm guard costs no memory for what it does not use (decisions 0007 and 0016)."""
+    heavy = {
+        "asyncio", "ctypes", "dataclasses", "inspect", "json", "logging", "psutil", "random", "socket", "subprocess",
+        "typing",
+    }  # fmt: skip
     program = (
         "import sys, time; before = set(sys.modules); from memguard import Guard; guard = Guard(limit='4GiB').start(); "
         "time.sleep(0.5); brought = set(sys.modules) - before; guard.stop(); print(*sorted(brought))"
@@ -127,3 +131,10 @@ def test_a_started_guard_brings_no_heavy_module() -> None:
     brought = set(done.stdout.split())
     assert "memguard.watch" in brought
     assert not brought & heavy
+
+
+def test_values_are_made_one_way() -> None:
+    """No module makes a dataclass: that would bring ``inspect`` along (decision 0016)."""
+    made = re.compile(r"^@(dataclasses\.)?dataclass\b", re.MULTILINE)
+    room = Path(memguard.__file__).parent
+    assert [path for path in room.rglob("*.py") if made.search(path.read_text("utf-8"))] == []

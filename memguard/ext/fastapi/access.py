@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from memguard.ext.fastapi.pacing import Bucket
 from memguard.ext.fastapi.problems import Problem
+from memguard.values import value
 
 if TYPE_CHECKING:
     from memguard.ext.asgi.wire import Scope
@@ -40,7 +40,7 @@ _OFF = (
 _CHALLENGE = {"www-authenticate": 'Bearer realm="memguard"'}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Caller:
     """Who asks: ``who`` in words, ``acts`` whether he may change anything."""
 
@@ -53,8 +53,8 @@ class Headers:
 
     def __init__(self, scope: Scope) -> None:
         self._values: dict[str, list[str]] = {}
-        for name, value in scope["headers"]:
-            self._values.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1").strip())
+        for name, sent in scope["headers"]:
+            self._values.setdefault(name.decode("latin-1").lower(), []).append(sent.decode("latin-1").strip())
 
     def all(self, name: str) -> list[str]:
         """Every value of one name."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from memguard.agents.rungs import PackRung, Rung
@@ -13,6 +12,7 @@ from memguard.caching.market import Market
 from memguard.reclaimers.caches import ClearCache, EvictCache
 from memguard.reclaimers.children import Child
 from memguard.reclaimers.directories import Directory
+from memguard.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ _BLOCK_BYTES = 64
 _STATUS = re.compile(rb"^(RssAnon|RssFile|RssShmem|Threads):\s+(\d+)", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Share:
     """Somebody's part of what is used; ``estimated`` when it is told from the rest by an estimate."""
 
@@ -37,7 +37,7 @@ class Share:
     estimated: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Own:
     """This process's resident bytes: anonymous memory, files and libraries, shared memory; how many threads."""
 

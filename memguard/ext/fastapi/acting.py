@@ -2,7 +2,6 @@
 
 import gc
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from fastapi import APIRouter, Body
@@ -16,6 +15,7 @@ from memguard.ext.fastapi.control import Control
 from memguard.ext.fastapi.problems import Problem
 from memguard.model import Relief
 from memguard.units import MIB
+from memguard.values import replace
 
 __all__ = ["add_acts"]
 
@@ -171,7 +171,7 @@ def _configure(control: Control, asker: Asker, order: NewSettings) -> outcomes.S
         applied["belief_size_limit_mb"] = order.belief_size_limit_mb
         rules["state_max_bytes"] = max(1, int(order.belief_size_limit_mb * MIB))
     if rules:
-        guard.rules = replace(guard.rules, **rules)  # type: ignore[arg-type]  # for those that are made later
+        guard.rules = replace(guard.rules, **rules)  # for those that are made later
     for states in guard.state_maps:
         if "state_compact" in rules:
             states.compacts = bool(rules["state_compact"])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memguard.ext.fastapi.pacing import Bucket
 from memguard.ext.fastapi.problems import Problem
 from memguard.ext.fastapi.sockets import Sockets
 from memguard.units import format_bytes
+from memguard.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ _KEPT = 50
 _DENIED_S, _DENIED = 10.0, 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Done:
     """One row of the audit: at which unix second who did what, and what it bought (None: that is not measured)."""
 
@@ -47,7 +47,7 @@ class Done:
     bought_bytes: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Paths:
     """Where things are: below ``prefix``, beside it, the page (None: there is none), the probes (None: the app's)."""
 

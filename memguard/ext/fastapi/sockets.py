@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memguard.ext.asgi.templates import template
+from memguard.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
@@ -19,7 +19,7 @@ _PATHS = 200
 OTHER = "other"
 
 
-@dataclass(slots=True, kw_only=True)
+@value(frozen=False)
 class Line:
     """All websockets of one path; ``queued_bytes`` were handed over for sending and wait for their clients."""
 
