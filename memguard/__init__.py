@@ -33,6 +33,7 @@ __all__ = [
     "RulesError",
     "Size",
     "Snapshot",
+    "States",
     "Ticket",
     "Verdict",
     "Vitals",
@@ -47,6 +48,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from memguard.admission import Ticket
     from memguard.agents.pools import Pool
+    from memguard.agents.states import States
     from memguard.caching.functions import cached
     from memguard.caching.mapping import Cache
     from memguard.errors import (
@@ -108,6 +110,7 @@ _HOMES = {
     "RulesError": "memguard.errors",
     "Size": "memguard.sizing",
     "Snapshot": "memguard.model",
+    "States": "memguard.agents.states",
     "Ticket": "memguard.admission",
     "Verdict": "memguard.findings",
     "Vitals": "memguard.model",

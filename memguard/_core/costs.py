@@ -49,7 +49,7 @@ OVERFLOW = "(other routes)"
 class Estimate:
     """What one request of a route holds at its peak, in bytes per unit (a request, or a MiB of its body)."""
 
-    __slots__ = ("_peaks", "_peaks_seen", "early", "life_s", "looks", "mean_bytes", "requests", "unit_bytes")
+    __slots__ = ("_peaks", "_peaks_seen", "early", "life_s", "looks", "mean_bytes", "requests", "sure", "unit_bytes")
 
     def __init__(self) -> None:
         self.mean_bytes: float = 0.0
@@ -58,13 +58,14 @@ class Estimate:
         self.looks: int = 0
         self.life_s: float | None = None
         self.early: bool = False
+        self.sure: bool = False
         self._peaks = array("f")
         self._peaks_seen = 0
 
     @property
     def trusted(self) -> bool:
-        """Whether enough requests were seen, at enough looks, to go by it."""
-        return self.requests >= _TRUSTED and self.looks >= _TRUSTED
+        """Whether enough requests were seen, at enough looks, and it is more than chance."""
+        return self.requests >= _TRUSTED and self.looks >= _TRUSTED and self.sure
 
     def ended(self, life_s: float) -> None:
         """A request was seen to its end."""

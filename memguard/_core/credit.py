@@ -38,6 +38,8 @@ _WEIGHTLESS = 1e-6
 _COLUMNS_AT_MOST = 64
 
 _NORMAL_95 = 1.645
+# An estimate below so many of its standard errors may be chance: each look tries anew, so two would not do.
+_SURE = 3.0
 # More than that is rather the heap's doing than the requests'.
 _SPREAD_MAX = 1.1
 
@@ -65,13 +67,18 @@ class Credit:
         self._at: float | None = None
         self._used = self._used_mean = 0.0
         self._moved = self._kept = 0.0
+        self._weight = self._weight_squares = 0.0
+
+    @property
+    def _missed(self) -> float:
+        """What the fit leaves over of all movement, in squares."""
+        return self._moved - sum(column.bytes * column.with_used for column in self._columns.values())
 
     @property
     def spread(self) -> float:
         """The 95th percentile of what single requests hold, in means, over all routes: from what the fit misses."""
-        missed, held = self._moved, 0.0
+        missed, held = self._missed, 0.0
         for key, column in self._columns.items():
-            missed -= column.bytes * column.with_used  # what a least squares fit leaves over
             if key != _STEADY:
                 held += column.bytes * column.bytes * column.weight
         if held <= 0.0 or missed <= 0.0:
@@ -82,6 +89,19 @@ class Credit:
         """Bytes per unit, as far as is known."""
         young, old = self._columns.get((estimate, False)), self._columns.get((estimate, True))
         return max(young.bytes if young else 0.0, old.bytes if old else 0.0)
+
+    def sure(self, estimate: Estimate) -> bool:
+        """Whether that is more than chance: a request holds nothing, and memory moved for another reason.
+
+        By the standard error of a least squares fit. Looks closer than the moving average's half-life tell the same
+        again, and of looks of different weight as many count as (sum of weights)^2 / sum of squares.
+        """
+        found = [(key, column) for key in ((estimate, False), (estimate, True)) if (column := self._columns.get(key))]
+        if not found or not self._weight_squares:
+            return False
+        key, column = max(found, key=lambda one: one[1].bytes)
+        looks = min(self._weight * self._weight / self._weight_squares, self._weight / _SLOW_HALF_LIFE_S)
+        return column.bytes * column.bytes * looks * column.cross.get(key, 0.0) >= _SURE * _SURE * self._missed
 
     def early(self, estimate: Estimate) -> bool:
         """Whether its requests hold most of their memory from early on."""
@@ -164,6 +184,8 @@ class Credit:
         excess = self._used - self._used_mean
         self._used_mean += follow * excess
         self._moved = self._moved * keep + excess * excess * lasted_s
+        self._weight = self._weight * keep + lasted_s
+        self._weight_squares = self._weight_squares * keep * keep + lasted_s * lasted_s
         for _, column in moved:
             weight = column.excess * lasted_s
             column.with_used += weight * excess

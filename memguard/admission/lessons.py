@@ -170,6 +170,7 @@ class Lessons:
         for estimate in {known.estimate for known in seen.values()}:
             estimate.moved(self.credit.explained(estimate), spread)
             estimate.early = self.credit.early(estimate)
+            estimate.sure = self.credit.sure(estimate)
 
     def _routed(self, ticket: Ticket, known: _Seen, at: float) -> None:
         """Once the framework has found the route, it is known what the path belongs to."""
