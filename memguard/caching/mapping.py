@@ -193,10 +193,16 @@ class Cache(MutableMapping[K, V]):
                 break
             self.popitem()
 
+    def _gave(self, value: V, size: object, wrong: str) -> str:
+        return f"cache {self.name!r}: getsizeof of a {type(value).__name__} gave {size!r}: {wrong}"
+
     def _units(self, value: V) -> int | Fraction:
         size: Any = self.getsizeof(value)
-        if not size >= 0:
-            raise ValueError(f"value size must be non-negative, not {size!r}")
+        try:
+            if not size >= 0:
+                raise ValueError(self._gave(value, size, "a value size must be non-negative"))
+        except TypeError:
+            raise TypeError(self._gave(value, size, "no number")) from None
         if size == inf:
             raise ValueError("value too large")
         try:

@@ -33,10 +33,9 @@ _LARGE: Final = 16
 _SMALL_ENTRY_BYTES: Final = 4096
 # Entries that tell what a stretch is worth.
 _LOOKS: Final = 16
-# A thread that fills the cache meanwhile takes every hole at once, and one of its entries keeps a whole arena. After a
-# sleep this thread has the interpreter for 5 ms, in which two or three stretches go (1.6 ms each).
-_SLICE_S: Final = 0.003
-_SHORT_SLICE_S: Final = 0.002
+# A thread that fills the cache meanwhile takes every hole at once, and one of its entries keeps a whole arena: no more
+# yields than others need. A stretch takes 1.6 ms, and the last may begin at the very end: 3.6 ms for whoever waits.
+_SLICE_S: Final = 0.002
 # That is known no better than this.
 _ABOUT: Final = 2.0
 # An entry that costs so many times the average of its cohort to make again, and so many seconds, is judged by itself.
@@ -88,8 +87,13 @@ class Shelved(Relocating):
         if self._is_large():
             stretches = self._stretches()
             step = max(1, len(stretches) * _LOOKS // max(count, 1))
-            found = (self._worth(stretch, now) for stretch in stretches[::step])
-            return [(self.weight * price, size) for price, size in found if size]
+            found, began = list[tuple[float, int]](), give_way(0.0)
+            for stretch in stretches[::step]:
+                price, size = self._worth(stretch, now)
+                if size:
+                    found.append((self.weight * price, size))
+                began = give_way(began)
+            return found
         habits = self.habits
         return [(self.weight * price_of(entry, now, habits), entry.bytes) for entry in self._cohorts.pick(count)]
 
@@ -151,7 +155,7 @@ class Shelved(Relocating):
         self.expire()
         self.habits.settle()
         freed, large = max(0, before - self.bytes), self._is_large()
-        cheap, slice_s = (self._cheap_stretches, _SLICE_S) if large else (self._cheap_entries, _SHORT_SLICE_S)
+        cheap = self._cheap_stretches if large else self._cheap_entries
         began = give_way(0.0)
         for doomed in cheap(below / self.weight):
             left = wanted_bytes - freed
@@ -159,7 +163,7 @@ class Shelved(Relocating):
                 break
             if doomed is not None:
                 freed += self._change(*doomed, left) or 0
-            began = give_way(began, slice_s)
+            began = give_way(began, _SLICE_S)
         self._change(self._cohorts.sweep)
         return freed
 

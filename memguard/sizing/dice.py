@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from _random import Random  # the module random around it brings nine others
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["distinct", "drawn", "picked", "prime", "restart"]
+__all__ = ["OFTEN", "Deck", "distinct", "drawn", "mixed", "picked", "prime", "restart"]
 
 # Started anew for each walk, so that walks repeat. Threads that walk at the same time disturb only that.
 _DICE: Final = Random(0)
 _SEED: Final = 7
+# Elements of a slice, and the least stride between them: more than rhythms that people give to lists.
+_SLICE: Final = 32
+_LEAST_STRIDE: Final = 31
+
+
+OFTEN: Final = 5
+"""Objects that came up so often each are all there are: of a hundred, one was missed."""
 
 
 def restart() -> None:
@@ -36,6 +44,34 @@ def picked(pool: Sequence[Any], count: int) -> list[Any]:
     return [pool[at] for at in drawn(len(pool), count, set())]
 
 
+class Deck:
+    """A pool in an order in which every beginning is a sample of it: slices with one stride, in a wild order."""
+
+    __slots__ = ("_leap", "_left", "_pool", "_start", "_stride")
+
+    def __init__(self, pool: Sequence[Any]) -> None:
+        stride = prime(max(_LEAST_STRIDE, len(pool) // _SLICE)) if len(pool) > _SLICE else 1
+        self._pool, self._stride, self._left = pool, stride, stride
+        self._leap, self._start = max(1, int(0.618 * stride)), int(_DICE.random() * stride)
+
+    def draw(self, count: int) -> list[Any]:
+        """At least so many more, or the rest."""
+        pool, stride, left = self._pool, self._stride, self._left
+        self._left = max(0, left - count * stride // (len(pool) or 1) - 1)
+        turns = range(self._left, left)
+        return list(chain.from_iterable([pool[(self._start + turn * self._leap) % stride :: stride] for turn in turns]))
+
+    @property
+    def empty(self) -> bool:
+        """Whether all were drawn."""
+        return not self._left
+
+
+def mixed(pool: Sequence[Any]) -> list[Any]:
+    """All of a pool, in such an order."""
+    return Deck(pool).draw(len(pool))
+
+
 def prime(least: int) -> int:
     """The first prime from a number on: a stride that has no rhythm in common with most lists."""
     number = max(1, least)
@@ -50,7 +86,7 @@ def distinct(found: int, times: int, refs: float, most: int) -> float:
     Each object is taken to be referred to equally often, at most ``most`` times: the number at which as many would
     have been found as were.
     """
-    if times >= refs:
+    if times >= min(refs, OFTEN * found):
         return found
     part = times / refs
     low, high = 1.0, max(1.0, min(most, refs))

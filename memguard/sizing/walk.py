@@ -2,8 +2,9 @@
 
 Objects are taken a level at a time; nothing is recursive but the samples, each with a share of the budget.
 
-Where a level is too wide, random groups of its objects are followed to the bottom, one after another, and stand for
-all; the spread between the groups gives the error (random groups: Wolter, Introduction to Variance Estimation, ch. 2).
+Where a level is too wide and holds plain data, it is surveyed by columns (columns.py). Of all else random groups are
+followed to the bottom, one after another, and stand for all; the spread between the groups gives the error (random
+groups: Wolter, Introduction to Variance Estimation, ch. 2).
 What is referred to more than once cannot be scaled up so: the ids of those met are kept, and from how often the same
 ones were met again follows how many there are.
 """
@@ -14,12 +15,13 @@ from itertools import islice
 from math import ceil, inf, sqrt
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from memguard.sizing.dice import distinct, drawn, picked, prime, restart
+from memguard.sizing.columns import Survey
+from memguard.sizing.dice import Deck, distinct, drawn, picked, prime, restart
 from memguard.sizing.foreign import Elements
-from memguard.sizing.scales import ALONE, BLOCKS, EXACT_SIZED, LEVEL, Scales, is_nothing
+from memguard.sizing.scales import ALONE, BLOCKS, EXACT_SIZED, LEAVES, LEVEL, Scales, is_nothing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["measure"]
 
@@ -46,6 +48,13 @@ _SLICED: Final = frozenset[Any]({list, tuple, Elements})
 _TABLE: Final = frozenset[Any]({dict})
 # Up to this factor a sample of shared objects is taken for all of them.
 _NEARLY: Final = 1.02
+# ... of a few, which groups could not tell more about.
+_FAIRLY: Final = 1.5
+# Elements of a wide container that tell whether all are plain.
+_PEEK: Final = 32
+_PLAIN: Final = frozenset[type]({*EXACT_SIZED, *LEAVES, bool, type(None)})
+# The error is about two sigma.
+_SIGMAS: Final = 2**2
 # Rounds in which shared objects lead to others that are shared.
 _ROUNDS: Final = 4
 
@@ -101,10 +110,12 @@ class _Walk(Scales):
             del containers
             total = self.follow(narrow)
             for number, one in enumerate(wide):
-                pool, population = self._pool(one)
-                share = self.left // (len(wide) - number)
-                total += self._split(pool, population, share, whole=pool is one)
+                total += self._wide(one, self.left // (len(wide) - number))
             return total
+        if max(widths) <= _POOL // 2 and EXACT_SIZED.issuperset(map(type, containers)):
+            found = self._surveyed(lambda survey: survey.containers(containers), self.left)
+            if found is not None:
+                return found
         self.sampling = True
         if max(widths) > _POOL // 2:
             total = self._split(containers, len(containers), self.left, weighed=True)
@@ -117,12 +128,65 @@ class _Walk(Scales):
         self.sampling = False
         return total
 
+    def _wide(self, one: Any, share: int) -> float:  # noqa: ANN401
+        """What the elements of a wide container weigh, with all below them."""
+        pool, population = self._pool(one)
+        kinds = set(map(type, pool[:: len(pool) // _PEEK + 1]))
+        if kinds and _PLAIN.issuperset(kinds):
+            if pool is one:
+                found = self._surveyed(lambda survey: survey.elements([], population, Deck(one)), share)
+            else:
+                half = len(pool) // 2 if self._base(one) in _TABLE else len(pool)  # of a dict: keys, then values
+                samples = [Deck(pool[begin : begin + half]).draw(share) for begin in range(0, len(pool), half)]
+                del pool  # its elements would count as referred to once more
+                each = population / len(samples)
+
+                def fill(survey: Survey) -> None:
+                    while samples:
+                        survey.elements(samples.pop(), each)
+
+                found = self._surveyed(fill, share)
+            if found is not None:
+                return found
+            pool, population = self._pool(one)
+        return self._split(pool, population, share, whole=pool is one)
+
+    def _surveyed(self, fill: Callable[[Survey], object], share: int) -> float | None:
+        """What a survey tells of plain data; None where it finds things shared that it cannot tell the number of."""
+        known = self.met, self.times, self.refs
+        self.met, self.times, self.refs = {}, {}, {}
+        left, self.left = self.left, share
+        survey = Survey(self)
+        fill(survey)
+        total, error2 = survey.close()
+        met, times, refs = self.met, self.times, self.refs
+        self.met, self.times, self.refs = known
+        if survey.doubtful(met, times):
+            self.left = left
+            return None
+        self.left += left - share
+        for rank, found in met.items():
+            self.met.setdefault(rank, {}).update(found)
+            self.times[rank] = self.times.get(rank, 0) + times[rank]
+            self.refs[rank] = self.refs.get(rank, 0.0) + refs[rank]
+        del met
+        self.error2 += _SIGMAS * error2
+        self.cut |= survey.cut
+        while survey.left_over:
+            units, population = survey.left_over.pop()
+            total += self._split(units, population, self.left / (1 + len(survey.left_over)))
+        return total
+
+    def _base(self, one: Any) -> Any:  # noqa: ANN401
+        """The builtin container underneath."""
+        kind = cast("Any", type)(one)
+        return kind if kind in EXACT_SIZED or kind is Elements else self.traits[kind].sized
+
     def _pool(self, one: Any) -> tuple[Any, float]:  # noqa: ANN401
         """Referents of a wide container to choose from, and how many it has."""
-        kind = cast("Any", type)(one)
-        base = cast("Any", kind if kind in EXACT_SIZED or kind is Elements else self.traits[kind].sized)
+        base = self._base(one)
         count: int = base.__len__(one)
-        if kind in _INDEXED:
+        if type(one) in _INDEXED:
             return one, count
         if base in _SLICED:
             step = 1 if count <= _POOL else prime(count // _POOL + 2)
@@ -258,7 +322,7 @@ class _Walk(Scales):
                 size, inner = self.plain([thing for thing in known.values() if not is_nothing(thing)])
             known.clear()
             size *= scale
-            if scale < _NEARLY:
+            if scale < (_FAIRLY if len(inner) <= _PILOT else _NEARLY):
                 size += scale * self.follow(inner)
             elif inner:
                 size += self._split(inner, scale * len(inner), self.left, weighed=True)

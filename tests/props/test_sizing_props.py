@@ -50,8 +50,8 @@ def test_small_things_are_exact(thing: Any) -> None:
     size = sizeof(thing)
     assert size == _exact(thing)
     assert size.error_bytes == 0
-    # Its budget is smaller than many such trees are large.
-    assert bytes_of(thing) == pytest.approx(size, rel=0.05)
+    # Its budget is smaller than many such trees are large, so that some are sampled.
+    assert bytes_of(thing) == pytest.approx(size, rel=0.1)
 
 
 @given(_things, _things)
