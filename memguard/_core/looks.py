@@ -7,11 +7,11 @@ other, and when it is no part of the load. It bends when it slows down with its 
 from __future__ import annotations
 
 from array import array
-from math import log, sqrt
+from math import erfc, log, sqrt
 
 from memguard._core.loads import busier, covered, ease, like_groups, rates
 from memguard._core.shapes import knee, noise, period, spiked, step_at
-from memguard._core.trend import hamed_rao, lag_one, mean, median, pair_slopes
+from memguard._core.trend import drift, hamed_rao, lag_one, mean, median, pair_slopes, typical_step
 from memguard.units import MIB
 from memguard.values import value
 
@@ -48,6 +48,8 @@ _COVERED = 0.03
 _REQUESTS_PER_S = 50.0
 # Load may have risen by so much between the halves when a growth per second is called steady.
 _RISEN = 1.1
+# So many of the blocks are under one load where there is no other to speak of.
+_ONE_LOAD = 0.9
 # Before a growth it was flat when it grew at less than this share of the later slope.
 _FLAT_RATIO = 0.25
 # What wanders within so much of itself is flat to those who ask.
@@ -139,21 +141,25 @@ def _growing(blocks: Blocks, least: float, first: int) -> Look | None:
     counted, lately = work[-1] > work[0], load[first:]
     eased = ease([at, work] if counted else [at], [lately, open_], rest)
     stretch, spread = _stretch(eased.left), noise(eased.values)
-    if eased.sure < _SURE * sqrt(stretch):
-        return None
     shares = _shares(blocks, counts, load)[first:]
     like = like_groups(shares)
+    # What a line leaves is nearly the same from block to block where there is no noise, or where a growing table is
+    # moved now and then. Under one load steps may tell then what values cannot.
+    calm = max(map(len, like)) >= _ONE_LOAD * len(at)
+    walk_z = drift(at, eased.values).z if calm else 0.0
+    if eased.sure < _SURE * sqrt(stretch) and walk_z < _SURE:
+        return None
     slopes, lasts_s = pair_slopes(at, eased.values, groups=like, stretch=stretch), at[-1] - at[0]
     grown = slopes.middle * lasts_s
-    if slopes.z < _Z_TREND or grown < max(least, _LEAST_NOISE * spread):
+    if max(slopes.z, walk_z) < _Z_TREND or grown < max(least, _LEAST_NOISE * spread):
         return None
     # Seen against time, and against work done: a leak is steady in one of them.
     half = len(at) // 2
-    bends = [_bend(at, eased.values, at[0] if first else blocks.began_at, stretch)]
+    bends = [_bend(at, eased.values, at[0] if first else blocks.began_at, stretch, calm=calm)]
     if counted:
         if mean(lately[half:]) > _RISEN * mean(lately[:half]):
             bends = []  # what bends with each request looks straight while requests come faster
-        bends.append(_bend(work, eased.values, work[0] if first else began, stretch))
+        bends.append(_bend(work, eased.values, work[0] if first else began, stretch, calm=calm))
     ahead = [value - slopes.middle * when for when, value in zip(at, eased.values, strict=True)]
     jump = max(b - a for a, b in zip(ahead, ahead[2:], strict=False)) - 2.0 * spread
     raw, asked = pair_slopes(at, floor).middle, blocks.requests[-1] - blocks.requests[first]
@@ -171,7 +177,7 @@ def _growing(blocks: Blocks, least: float, first: int) -> Look | None:
         bent=max(high for _, high in bends) < _BENT,
         compared=covered(like, len(at)) >= _COVERED and grown > busier(shares) * rest[0],
         counted=counted,
-        p=slopes.p,
+        p=slopes.p if slopes.z >= walk_z else erfc(walk_z / sqrt(2.0)),
         grown_bytes=grown,
         raw_grown_bytes=raw * lasts_s,
         held_grown_bytes=(floor[-1] - rest[-1]) - (floor[0] - rest[0]),
@@ -255,16 +261,26 @@ def _stretch(left: Sequence[float]) -> float:
     return max(1.0, hamed_rao(left), (1.0 + near) / (1.0 - near))
 
 
-def _bend(x: Sequence[float], y: Sequence[float], began: float, stretch: float) -> tuple[float, float]:
+def _bend(x: Sequence[float], y: Sequence[float], began: float, stretch: float, *, calm: bool) -> tuple[float, float]:
     """The exponent of the slope over the age of the growth, at least and at most; below 0 it bends."""
     half = len(x) // 2
     early, late = (median(x[:half]) - began, median(x[half:]) - began)
     if not 0.0 < early < late:
         return -_FAR, _FAR
-    low, high = pair_slopes(x[:half], y[:half], stretch=stretch).bounds(_Z_SLOPE)
-    later_low, later_high = pair_slopes(x[half:], y[half:], stretch=stretch).bounds(_Z_SLOPE)
+    (low, high), (later_low, later_high) = (
+        _bounds(part, row, stretch, calm=calm) for part, row in ((x[:half], y[:half]), (x[half:], y[half:]))
+    )
     scale = log(late / early)
     return _log_ratio(later_low, high) / scale, _log_ratio(later_high, low) / scale
+
+
+def _bounds(x: Sequence[float], y: Sequence[float], stretch: float, *, calm: bool) -> tuple[float, float]:
+    """Between what the slope lies: by the pairs, or where that says more under one load, by the steps."""
+    found = pair_slopes(x, y, stretch=stretch).bounds(_Z_SLOPE)
+    if not calm:
+        return found
+    steps = [one.bounds(_Z_SLOPE) for one in (drift(x, y), typical_step(x, y)) if one is not None]
+    return min((found, *steps), key=lambda ends: ends[1] - ends[0])
 
 
 def _log_ratio(late: float, early: float) -> float:

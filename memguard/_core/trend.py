@@ -15,10 +15,27 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Slopes", "hamed_rao", "kendall_variance", "lag_one", "mean", "median", "pair_slopes"]
+__all__ = [
+    "Drift",
+    "Slopes",
+    "drift",
+    "hamed_rao",
+    "kendall_variance",
+    "lag_one",
+    "mean",
+    "median",
+    "pair_slopes",
+    "typical_step",
+]
 
 # A lag counts when its correlation would be chance in fewer than 5 % of white series.
 _Z_95 = 1.959963984540054
+# Of fewer steps nothing is said about how much they differ.
+_STEPS = 8
+# Of a way, what most steps have to make of it.
+_MOST_OF_IT = 0.5
+# From the median of what is left to a normal distribution's deviation, and of a median's error to a mean's.
+_MAD, _MEDIAN = 1.4826, 1.2533
 # Above this a series of some dozen values cannot be told from one that wanders for good.
 _MOST_CORRELATED = 0.95
 
@@ -62,6 +79,62 @@ class Slopes:
             self.sorted[low] if count > reach else float("-inf"),
             self.sorted[high] if high < count else float("inf"),
         )
+
+
+@value
+class Drift:
+    """The slope from end to end of values that may wander in between, and its standard error.
+
+    Each step from one value to the next is one observation of the slope, so that a walk without drift, which has a
+    slope by chance as often as not, is never sure of it (Box and Jenkins (1970), the model with d = 1).
+    """
+
+    slope: float
+    error: float
+
+    @property
+    def z(self) -> float:
+        """The slope in standard errors."""
+        if not self.error:
+            return float("inf") if self.slope > 0.0 else 0.0
+        return self.slope / self.error
+
+    def bounds(self, z: float) -> tuple[float, float]:
+        """The slope's interval, ``z`` standard errors to either side."""
+        return self.slope - z * self.error, self.slope + z * self.error
+
+
+def drift(x: Sequence[float], y: Sequence[float]) -> Drift:
+    """The drift of values over ``x``, which never falls; steps that resemble their neighbours prove less."""
+    span, count = x[-1] - x[0], len(x) - 1
+    if span <= 0.0 or count < _STEPS:
+        return Drift(slope=0.0, error=float("inf"))
+    slope = (y[-1] - y[0]) / span
+    left = [(b - a) - slope * (end - begin) for a, b, begin, end in zip(y, y[1:], x, x[1:], strict=False)]
+    spread = sqrt(fsum(one * one for one in left) / (count - 1))
+    return Drift(slope=slope, error=spread * sqrt(count * _alike(left)) / span)
+
+
+def typical_step(x: Sequence[float], y: Sequence[float]) -> Drift | None:
+    """The drift of most steps, whatever a few are; None where those few make most of the way.
+
+    A table that doubles moves once, and is no faster growth for it.
+    """
+    steps = [(b - a) / (end - begin) for a, b, begin, end in zip(y, y[1:], x, x[1:], strict=False) if end > begin]
+    if len(steps) < _STEPS:
+        return None
+    middle = median(steps)
+    if abs(middle * (x[-1] - x[0])) < _MOST_OF_IT * abs(y[-1] - y[0]):
+        return None
+    left = [step - middle for step in steps]
+    spread = _MAD * median([abs(one) for one in left])
+    return Drift(slope=middle, error=_MEDIAN * spread * sqrt(_alike(left) / len(steps)))
+
+
+def _alike(left: Sequence[float]) -> float:
+    """By how much more the mean of such steps varies than that of independent ones."""
+    near = lag_one(left)
+    return max(1.0, hamed_rao(left), (1.0 + near) / (1.0 - near))
 
 
 def pair_slopes(

@@ -125,10 +125,11 @@ def weigh_grown(grown: Sequence[Grown], *, sites_of: Sites) -> list[Weighed]:
 def swellings(weighed: list[Weighed], *, redact: bool, chain_s: float) -> tuple[Swelling, ...]:
     """Who holds the heaviest of them."""
     found = list[Swelling]()
+    # All of ours, since what grows is often held by something else that grows.
+    skip = [weighed, *weighed, *(one.grown for one in weighed)]
     for one in weighed[:_CONTAINERS]:
         container, ends = one.grown.container, one.grown.ends
         bound = _Bound(ends[-1])
-        skip = [weighed, one, one.grown]
         chain = shortest([container], budget_s=chain_s, redact_keys=redact, skip=skip, see=bound.see)
         found.append(
             Swelling(
@@ -169,12 +170,15 @@ def growing_types(
     """Of the sampled types those that grew on, and who holds them."""
     found = list[Growing]()
     growths = {row.type: row for row in types}
-    for one in sorted(sampled, key=lambda one: -growths[one.type].grown if one.type in growths else 0):
+    ranked = sorted(sampled, key=lambda one: -growths[one.type].grown if one.type in growths else 0)
+    # All of ours, as above: the samples of one type hold those of another.
+    skip = [sampled, ranked, *sampled, *(one.some for one in sampled)]
+    for one in ranked:
         if one.type in growths and one.some and len(found) < _TYPES:
             growth, bound = growths[one.type], _Bound(growths[one.type].after)
             if growth.before > growth.grown:  # most of them are old, and held by somebody else perhaps
                 del one.some[: _SAMPLES // 2]
-            chain = shortest(one.some, budget_s=chain_s, redact_keys=redact, skip=[sampled, one], see=bound.see)
+            chain = shortest(one.some, budget_s=chain_s, redact_keys=redact, skip=skip, see=bound.see)
             found.append(Growing(growth, weigh(one.some).each, chain, one.sites, bound.words))
         one.some.clear()
     return tuple(found)

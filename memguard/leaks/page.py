@@ -1,4 +1,7 @@
-"""The report as one page of HTML: the curve and the chains as drawings; nothing is loaded from anywhere, no script."""
+"""The report as one page of HTML: the curve and the chains as drawings; nothing is loaded from anywhere, no script.
+
+Incidents' pages (``memguard.reports.page``) share ``document``, ``section``, ``bullets``, ``table``, ``curve``.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ if TYPE_CHECKING:
 
     from memguard.findings import Chain, LeakReport
 
-__all__ = ["page"]
+__all__ = ["bullets", "curve", "document", "page", "section", "table"]
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --ink: #1b1f24; --pale: #5f6b7a; --line: #d5dbe3; --back: #ffffff; --box: #f3f6f9;
@@ -34,7 +37,10 @@ th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); ve
   overflow-wrap: anywhere; }
 td.number, th.number { width: 1%; min-width: 4rem; text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
-@media (max-width: 40rem) { td.pale, th.pale { display: none; } }
+td.key, th.key { width: 1%; white-space: nowrap; color: var(--pale); }
+@media (max-width: 40rem) { td.pale, th.pale, td.key, th.key, text.minor { display: none; }
+  svg text { font-size: 22px; }
+  th, td { padding-right: .4rem; } td.number, th.number { min-width: 0; } }
 .chain { display: flex; flex-wrap: wrap; align-items: stretch; gap: .4rem; margin: .5rem 0 1.5rem; }
 .step { background: var(--box); border: 1px solid var(--line); border-radius: .4rem; padding: .35rem .6rem;
   font-size: .875rem; overflow-wrap: anywhere; }
@@ -46,40 +52,46 @@ td.number, th.number { width: 1%; min-width: 4rem; text-align: right; white-spac
 .tag { color: var(--pale); font-size: .8rem; line-height: 1.9; }
 ul { padding-left: 1.2rem; margin: .25rem 0; } li { margin: .2rem 0; overflow-wrap: anywhere; }
 """.strip()
-_WIDTH, _HEIGHT = 960, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 84, 16, 16, 30
+_WIDTH, _HEIGHT = 960, 280
+_LEFT, _RIGHT, _TOP, _BOTTOM = 104, 16, 16, 36
 _ROWS: Final = 12
+# Dots of more points would hide the line.
+_DOTS: Final = 60
 _SUSPECTS: Final = 5
 
 
 def page(report: LeakReport) -> str:
     """The page, whole in itself."""
-    kind = "leak" if report.leaks else "calm"
     parts = [
-        f'<header class="{kind}"><h1>{escape(report.summary)}</h1>',
-        f'<p class="pale">{escape(_window(report))}</p></header>',
-        _section("Resident memory", _curve(report.curve)),
-        _section("Who holds it", _suspects(report)),
-        _section("Types of which more are alive", _types(report)),
-        _section("Lines whose allocations stay", _sites(report)),
-        _section(
-            "Grows, but has a bound", _list(f"{one.chain.path}: {one.bound}" for one in report.swellings if one.bound)
+        section("Resident memory", curve(report.curve)),
+        section("Who holds it", _suspects(report)),
+        section("Types of which more are alive", _types(report)),
+        section("Lines whose allocations stay", _sites(report)),
+        section(
+            "Grows, but has a bound", bullets(f"{one.chain.path}: {one.bound}" for one in report.swellings if one.bound)
         ),
-        _section("Also", _list(one.words for one in report.named[:_ROWS])),
-        _section("Python and native", "" if report.native is None else _list([report.native.words])),
-        _section("Not checked", _list(report.unchecked)),
-        _section("What it cost", f"<p>{escape(_cost(report))}</p>"),
+        section("Also", bullets(one.words for one in report.named[:_ROWS])),
+        section("Python and native", "" if report.native is None else bullets([report.native.words])),
+        section("Not checked", bullets(report.unchecked)),
+        section("What it cost", f"<p>{escape(_cost(report))}</p>"),
     ]
+    return document(report.summary, _window(report), parts, alarming=report.leaks)
+
+
+def document(summary: str, under: str, parts: Iterable[str], *, alarming: bool) -> str:
+    """A page with the answer on top: ``summary``, a line under it, then sections; empty ones are left out."""
+    head = f'<header class="{"leak" if alarming else "calm"}"><h1>{escape(summary)}</h1>'
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(report.summary[:80])}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(filter(None, parts))
+        f"<title>{escape(summary[:80])}</title><style>{_STYLE}</style></head>\n<body>\n"
+        + "\n".join(filter(None, [head, f'<p class="pale">{escape(under)}</p></header>', *parts]))
         + "\n</body></html>\n"
     )
 
 
-def _section(title: str, inner: str) -> str:
+def section(title: str, inner: str) -> str:
+    """A section with its heading; "" when there is nothing in it."""
     return f"<section><h2>{escape(title)}</h2>{inner}</section>" if inner else ""
 
 
@@ -99,12 +111,13 @@ def _cost(report: LeakReport) -> str:
     )
 
 
-def _list(rows: Iterable[str]) -> str:
+def bullets(rows: Iterable[str]) -> str:
+    """A list of texts."""
     items = "".join(f"<li>{escape(row)}</li>" for row in rows)
     return f"<ul>{items}</ul>" if items else ""
 
 
-def _table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> str:
+def table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> str:
     """A table; each head has a class for its column."""
     body = "".join(
         "<tr>"
@@ -118,7 +131,7 @@ def _table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> s
 
 def _types(report: LeakReport) -> str:
     heads = (("more", "number"), ("now", "number"), ("type", ""))
-    return _table(heads, ((f"+{one.grown}", str(one.after), one.type) for one in report.types[:_ROWS]))
+    return table(heads, ((f"+{one.grown}", str(one.after), one.type) for one in report.types[:_ROWS]))
 
 
 def _sites(report: LeakReport) -> str:
@@ -127,7 +140,7 @@ def _sites(report: LeakReport) -> str:
         (format_bytes(one.bytes), str(one.blocks), f"{one.p:.2g}", one.where, " < ".join(one.frames[1:]))
         for one in report.trace.sites[:_ROWS]
     )
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _suspects(report: LeakReport) -> str:
@@ -154,17 +167,25 @@ def _chain(chain: Chain) -> str:
 # --- the curve --------------------------------------------------------------------------------------------------------
 
 
-def _curve(points: Sequence[tuple[float, int]]) -> str:
-    """Readings over seconds as a drawing; "" of fewer than two."""
+def curve(
+    points: Sequence[tuple[float, int]],
+    label: str = "Resident memory over the window",
+    *,
+    marks: Sequence[tuple[str, int]] = (),
+    span: tuple[float, float] | None = None,
+) -> str:
+    """Readings over seconds as a drawing; "" of fewer than two. ``marks`` are named lines, ``span`` is shaded."""
     if len(points) < 2 or points[-1][0] <= points[0][0]:  # noqa: PLR2004 - a line has two ends
         return ""
-    low, high = min(size for _, size in points), max(size for _, size in points)
+    sizes = [size for _, size in points] + [size for _, size in marks]
+    low, high = min(sizes), max(sizes)
     margin = max(1, (high - low) // 8)
     low, high = max(0, low - margin), high + margin
-    begin, span = points[0][0], points[-1][0] - points[0][0]
+    begin, lasts = points[0][0], points[-1][0] - points[0][0]
+    left = _RIGHT if marks else _LEFT  # their names stand at the lines
 
     def place(at: float, size: float) -> str:
-        across = _LEFT + (at - begin) / span * (_WIDTH - _LEFT - _RIGHT)
+        across = left + (at - begin) / lasts * (_WIDTH - left - _RIGHT)
         down = _HEIGHT - _BOTTOM - (size - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
         return f"{across:.1f},{down:.1f}"
 
@@ -172,14 +193,39 @@ def _curve(points: Sequence[tuple[float, int]]) -> str:
     dots = "".join(
         '<circle cx="{}" cy="{}" r="3.5" fill="var(--curve)"/>'.format(*place(*one).split(",")) for one in points
     )
-    grid = "".join(_grid_line(low + (high - low) * share, place) for share in (0.15, 0.5, 0.85))
-    last = f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 9}" text-anchor="end">{format_seconds(points[-1][0])}</text>'
+    shade = "" if span is None else _shade(place(span[0], low), place(span[1], low))
+    grid = "".join(_grid_line(low + (high - low) * share, place) for share in (() if marks else (0.15, 0.5, 0.85)))
+    named = "".join(_mark(name, size, place) for name, size in marks)
+    last = f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 9}" text-anchor="end">{_instant(points[-1][0])}</text>'
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Resident memory over the window" '
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}" '
         'font-size="12" font-family="system-ui, sans-serif" fill="var(--pale)">'
-        f'{grid}<text x="{_LEFT}" y="{_HEIGHT - 9}">{format_seconds(begin)}</text>{last}'
+        f'{shade}{grid}{named}<text x="{left}" y="{_HEIGHT - 9}">{_instant(begin)}</text>{last}'
         f'<polyline points="{line}" fill="none" stroke="var(--curve)" stroke-width="2.5" stroke-linejoin="round"/>'
-        f"{dots}</svg>"
+        f"{dots if len(points) <= _DOTS else ''}</svg>"
+    )
+
+
+def _instant(seconds: float) -> str:
+    return f"{'-' if seconds < 0 else ''}{format_seconds(abs(seconds))}"
+
+
+def _shade(begin: str, end: str) -> str:
+    left, right = (float(corner.split(",")[0]) for corner in (begin, end))
+    left = max(left, float(_RIGHT))
+    return (
+        f'<rect x="{left:.1f}" y="{_TOP}" width="{max(1.0, right - left):.1f}" height="{_HEIGHT - _TOP - _BOTTOM}" '
+        'fill="var(--mark)" opacity="0.10"/>'
+    )
+
+
+def _mark(name: str, size: float, place: Callable[[float, float], str]) -> str:
+    """A named line; where all cannot be read, only the limit's name is."""
+    down = place(0.0, size).split(",")[1]
+    css = "" if name.startswith("limit") else ' class="minor"'
+    return (
+        f'<line x1="{_RIGHT}" x2="{_WIDTH - _RIGHT}" y1="{down}" y2="{down}" stroke="var(--mark)" opacity="0.6" '
+        f'stroke-dasharray="4 4"/><text{css} x="{_RIGHT + 6}" y="{down}" dy="-5">{escape(name)}</text>'
     )
 
 

@@ -81,6 +81,9 @@ def _summary(gathered: Gathered) -> str:
         first = gathered.suspects[0]
         return f"Nothing surely leaks; what comes nearest: {first.words}."
     count = "" if evidence.requests is None else f" and {evidence.requests} requests"
+    if evidence.trace.refused:
+        why = f"lines were not traced, because {evidence.trace.refused}"
+        return f"Nothing grew steadily in {span}{count}: no container, no type, no thread; {why}."
     return f"Nothing grew steadily in {span}{count}: no container, no type, no line, no thread."
 
 

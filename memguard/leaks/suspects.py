@@ -20,6 +20,8 @@ _GROWN_AT_LEAST: Final = 3
 # Where two explain the same growth, the program's own holder is the answer and not the library's register of it.
 _LIBRARY: Final = 0.05
 _CHANCE: Final = 0.01
+# A line that may be chance, but of which so much stays, is better said than nothing.
+_DOUBT: Final = 0.05
 _STACK_BYTES: Final = 64 * 1024
 # Below that, native growth may be an allocator that settles.
 _SURELY_NATIVE: Final = 16 * MIB
@@ -144,8 +146,9 @@ def _sites(evidence: Evidence) -> list[tuple[float, Suspect]]:
     held = any(one.chain.found for one in evidence.swellings) or any(one.chain.found for one in evidence.growing)
     rows = []
     for site in evidence.trace.sites[:3]:
-        if site.p < _CHANCE and site.where not in told:
-            certainty = "possible" if held or site.bytes < _SURELY_MADE else "likely"
+        much = site.bytes >= _SURELY_MADE
+        if site.p < (_DOUBT if much else _CHANCE) and site.where not in told:
+            certainty = "likely" if much and not held and site.p < _CHANCE else "possible"
             words = f"what is made at {site.where} stays: {site.blocks} blocks, {format_bytes(site.bytes)}"
             suspect = Suspect(
                 kind="site", name=site.where, grown=site.blocks, grown_bytes=site.bytes, certainty=certainty,

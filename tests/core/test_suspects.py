@@ -61,6 +61,28 @@ def test_a_leak_per_request() -> None:
     assert found.words.startswith(f"Leak-like: {format_bytes(found.bytes_per_s * HOUR)} an hour")
 
 
+@pytest.mark.parametrize("noise_bytes", [4096.0, 0.1 * MIB])
+def test_a_leak_into_a_table_that_doubles(noise_bytes: float) -> None:
+    """25 MiB an hour into a dict, which is moved when it doubles: leak-like after two hours, with hardly any noise."""
+
+    def used(at: float) -> float:
+        entries, slots = 20.0 * at, 1 << 13
+        while slots * 2 / 3 < entries:
+            slots *= 2
+        return BASE + 300.0 * entries + 40.0 * slots
+
+    assert verdict(used, hours=2.5, noise_bytes=noise_bytes).kind == "leak-like"
+
+
+def test_a_fill_without_noise_bends() -> None:
+    """A smooth curve is no proof of a straight one: a cache that fills, and a logarithm, with hardly any noise."""
+    for hours in (1.5, 3, 6):
+        found = verdict(lambda at: BASE + 150 * MIB * (1 - exp(-at / 7200)), hours=hours, noise_bytes=4096.0)
+        assert found.kind != "leak-like", f"after {hours} h"
+        found = verdict(lambda at: BASE + 30 * MIB * log1p(at / 600), hours=hours, noise_bytes=4096.0)
+        assert found.kind != "leak-like", f"after {hours} h"
+
+
 def test_longer_is_surer() -> None:
     """The same leak is surer after five hours than after two."""
     early, late = (verdict(lambda at: BASE + 40 * MIB * at / HOUR, hours=hours) for hours in (2, 5))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from memguard._core.trend import Slopes, hamed_rao, kendall_variance, lag_one, pair_slopes
+from memguard._core.trend import Slopes, drift, hamed_rao, kendall_variance, lag_one, pair_slopes, typical_step
 
 Z_95 = 1.959963984540054
 
@@ -120,3 +120,59 @@ def test_nothing_to_compare() -> None:
         warnings.simplefilter("error")
         assert hamed_rao([1.0] * 9) == hamed_rao([]) == 1.0
     assert Slopes(sorted=[], variance=0.0).middle == 0.0
+
+
+# --- drift ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("neighbours", [0.0, 0.6])
+def test_a_walk_has_no_drift(neighbours: float) -> None:
+    """Of 500 walks without drift, also those whose steps resemble their neighbours, hardly one is four errors sure."""
+    sure = 0
+    for seed in range(500):
+        random, step, at = np.random.default_rng(seed), 0.0, 0.0
+        walk = []
+        for noise in random.normal(size=64):
+            step = neighbours * step + float(noise)
+            at += step
+            walk.append(at)
+        sure += drift(range(64), walk).z > 4.0
+    assert sure <= 2
+
+
+def test_a_drift_is_the_slope_from_end_to_end() -> None:
+    """Steps that are all alike leave no doubt; those that are not leave the mean's error."""
+    straight = drift([0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0], [3.0 * at for at in range(0, 17, 2)])
+    assert straight.slope == pytest.approx(3.0)
+    assert straight.z > 1e6
+    random = np.random.default_rng(5)
+    steps = 1.0 + random.normal(size=64)
+    found = drift(range(65), [0.0, *np.cumsum(steps).tolist()])
+    assert found.slope == pytest.approx(steps.mean())
+    assert 0.8 < found.error / (steps.std(ddof=1) / 8.0) < 1.6
+    low, high = found.bounds(2.0)
+    assert low == pytest.approx(found.slope - 2.0 * found.error)
+    assert high == pytest.approx(found.slope + 2.0 * found.error)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_of_few_steps_nothing_is_said(count: int) -> None:
+    """Too few steps, or none in x: no slope is sure."""
+    assert drift(range(count + 1), range(count + 1)).z == 0.0
+    assert drift([1.0] * 20, range(20)).z == 0.0
+    assert typical_step(range(count + 1), range(count + 1)) is None
+
+
+def test_a_few_jumps_are_no_faster_growth() -> None:
+    """Where most steps make most of the way a jump changes nothing; where the jumps make it there is no typical one."""
+    random = np.random.default_rng(6)
+    steps = 1.0 + 0.05 * random.normal(size=64)
+    steps[20] += 10.0
+    rise = [0.0, *np.cumsum(steps).tolist()]
+    found = typical_step(range(65), rise)
+    assert found is not None
+    assert found.slope == pytest.approx(1.0, abs=0.03)
+    assert found.error < 0.05
+    assert drift(range(65), rise).error > 0.1
+    stairs = [float(place // 16 * 16) for place in range(65)]
+    assert typical_step(range(65), stairs) is None

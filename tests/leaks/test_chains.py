@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import functools
 import gc
+import random
 import sys
 import threading
 import weakref
@@ -13,6 +14,7 @@ from collections import defaultdict, deque
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import objgraph
 import pytest
 
 from memguard.leaks import chains
@@ -260,6 +262,34 @@ def test_the_shortest_of_several(app: Any) -> None:
     app.long = [[[[thing]]]]
     app.short = thing
     assert chains.find(thing).path == "app_under_test.short"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_longer_than_objgraphs(seed: int, app: Any) -> None:
+    """Over random holders it takes no more steps than objgraph's search for the next module."""
+    dice = random.Random(seed)
+    holders: list[Any] = [app]
+    for number in range(40):
+        thing, holder = Thing(), dice.choice(holders[-12:])
+        way = 0 if holder is app else dice.randrange(3)
+        if way == 0:
+            setattr(holder, f"at_{number}", thing)
+        elif way == 1:
+            vars(holder).setdefault("listed", []).append(thing)
+        else:
+            vars(holder).setdefault("keyed", {})[number] = thing
+        holders.append(thing)
+        if dice.random() < 0.3:
+            setattr(dice.choice(holders[1:]), f"also_{number}", dice.choice(holders[1:]))
+    target = holders.pop()
+    del holders, thing, holder
+    chain = chains.find(target)
+    theirs = objgraph.find_backref_chain(target, objgraph.is_proper_module, max_depth=60)
+    assert theirs[0] is app
+    # A module's or an instance's own dict is a step of theirs, and none of ours.
+    own = {id(vars(one)) for one in theirs if isinstance(one, (Thing, ModuleType))}
+    in_test = chain.kind == "frame"  # which has the module, a step away
+    assert 1 <= len(chain.links) <= in_test + len([one for one in theirs[1:] if id(one) not in own])
 
 
 def test_keys_can_be_redacted(app: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import gc
 import json
@@ -315,6 +316,54 @@ def test_hostile_objects(app: Any, hostile: Any) -> None:
     calls = list(hostile.CALLS)
     app.kept.clear()
     assert calls == []
+
+
+def _lose(thing: object) -> None:
+    """What C code does when it forgets to let go: nobody holds it, and it stays."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+class Part:
+    """Which a whole holds."""
+
+    whole: object = None
+
+
+class Whole(Part):
+    """Of several kinds of parts, each in a cycle with it, as a connection's are."""
+
+    def __init__(self) -> None:
+        self.parts = tuple(kind() for kind in _PARTS)
+        for part in self.parts:
+            part.whole = self
+
+
+_PARTS = tuple(type(f"Part{place}", (Part,), {}) for place in range(4))
+
+
+def test_a_reference_lost_in_c() -> None:
+    """What nobody in Python holds is named by its type and line; not held by the examiner's samples of other types."""
+    report = _examine(lambda number: _lose(Whole()), requests=300)
+    first = report.suspects[0]
+    assert first.kind == "type"
+    assert first.chain is not None
+    assert first.chain.kind == "C"
+    assert "test_examiner." in first.name
+    assert all("memguard" not in f"{one.words}{one.chain}" for one in report.suspects)
+    assert "test_examiner.py:" in first.site
+
+
+def test_a_lost_list_is_named_by_its_line() -> None:
+    """Of lists that nobody holds there is no type to tell, and the line that made them is the answer."""
+    report = _examine(lambda number: _lose([number] * 20), requests=2_000)
+    assert "test_examiner.py:" in report.suspects[0].site
+
+
+def test_untraced_lines_are_not_called_still() -> None:
+    """Where tracing was refused the first sentence does not say that no line grew."""
+    report = _examine(Thing, requests=100, trace=False)
+    assert "no line" not in report.summary
+    assert "lines were not traced, because it was not asked for" in report.summary
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
