@@ -180,7 +180,7 @@ def decisions() -> list[Row]:
     flat = lessons.costs.route("GET /agents/7", 1.0).flat
     for _ in range(20):
         flat.requests += 1
-        flat.moved(MIB, 1.0)
+        flat.moved(MIB, 1.0, sure=True)
     held = [gate.admit(1000, "request", f"GET /other/{name}", 0.0) for name in "abcdefgh"]
 
     def predicted() -> Ticket:

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 import memguard
 from memguard.ext.asgi import MemguardMiddleware
+from memguard.units import format_bytes
 
 STATES = 64
 PLACES = 4096
@@ -82,7 +83,8 @@ async def main() -> None:
             ]
         limit = guard.snapshot.limit
     stats = agents.stats()
-    print(f"{answers.count(200)} of 600 observations served below {limit or 'no limit'}")
+    below = "no limit" if limit is None else f"{format_bytes(limit.bytes)}, {limit.source}"
+    print(f"{answers.count(200)} of 600 observations served below {below}")
     print(f"{stats.created} agents made, {stats.retired} retired to {len(beliefs)} beliefs")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,44 @@ def _run(arguments: Sequence[str]) -> int:
     return run(arguments)
 
 
+def _doctor(arguments: Sequence[str]) -> int:
+    from memguard.cli.doctor import main as doctor  # noqa: PLC0415 - as above
+
+    return doctor(arguments)
+
+
+def _top(arguments: Sequence[str]) -> int:
+    from memguard.cli.top import main as top  # noqa: PLC0415 - as above
+
+    return top(arguments)
+
+
+def _clean(arguments: Sequence[str]) -> int:
+    from memguard.cli.clean import main as clean  # noqa: PLC0415 - as above
+
+    return clean(arguments)
+
+
+def _report(arguments: Sequence[str]) -> int:
+    from memguard.reports.command import report  # noqa: PLC0415 - as above
+
+    return report(arguments)
+
+
+def _replay(arguments: Sequence[str]) -> int:
+    from memguard.reports.command import replay  # noqa: PLC0415 - as above
+
+    return replay(arguments)
+
+
 _COMMANDS = {
-    "run": (_run, "a program under a guard; --diagnose says at its end what leaked"),
+    "doctor": (_doctor, "what is wrong with where a service runs, and with the service; with why and the mend"),
+    "run": (_run, "a program under a guard, or after -- any command under a supervisor"),
+    "top": (_top, "the guards of this machine, live"),
+    "clean": (_clean, "directories held to a quota; shows what would go, removes it with --yes"),
     "demo": (_demo, "a service that dies bare and lives guarded, side by side"),
+    "report": (_report, "an incident out of a log or a store: what grew, what was done, what to change"),
+    "replay": (_replay, "what other rules would have decided about a recorded incident"),
 }
 
 
@@ -41,15 +77,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, (_, meaning) in _COMMANDS.items():
         # Each command reads its own options, --help included, so that none is imported to print this list.
         commands.add_parser(name, help=meaning, add_help=False)
-    chosen, rest = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # What follows the command is its own, whatever it looks like: memguard run -- python --version
+    chosen = parser.parse_args(words[:1])
     run, _ = _COMMANDS[chosen.command]
     try:
-        return run(rest)
+        status = run(words[1:])
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except MemguardError as error:
         print(f"memguard {chosen.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130  # as a shell reports a program ended by SIGINT
+    except BrokenPipeError:
+        if chosen.command == "run":  # a program's own, of whatever pipe or connection
+            raise
+        # Whoever read us has seen enough; Python would complain about it once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as it reports one ended by SIGPIPE
+    return status
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ from memguard import roster as rosters
 from memguard._core.stimuli import Asked, Relieved
 from memguard.admission import Gate
 from memguard.attempts import Attempts, measured
+from memguard.cooperating import Cooperating
 from memguard.errors import AlreadyGuarding, MemguardError
 from memguard.examining import Examining
 from memguard.fusing import Fusing
+from memguard.handing import Handing
 from memguard.holding import Holding
 from memguard.judging import Judging
 from memguard.model import Event, Level
@@ -50,7 +52,7 @@ _FAULT_S = 0.25
 _ASK_S = 60.0
 
 
-class Guard(Holding, Working, Fusing, Judging, Recording, Examining):
+class Guard(Holding, Working, Fusing, Judging, Cooperating, Handing, Recording, Examining):
     """Keeps this process and its children inside their memory limit.
 
     Creating one finds the limit, reads the environment and starts nothing. ``start()`` (or ``with guard:``) runs the
@@ -108,9 +110,10 @@ class Guard(Holding, Working, Fusing, Judging, Recording, Examining):
             fuse=self._fuse,
         )
         self._watch.tended = self._keep_evidence
-        self._watch.shown = (self._alarm,)
+        self._watch.shown = (self._alarm, self._mingle)
         self._introduce(sinks)
         self._expect_suspicion()
+        self._expect_pressure()
         self._policies: tuple[GcDecider, ...] = ()
         self._thread: Running | None = None
         self._stopping = False
@@ -206,6 +209,7 @@ class Guard(Holding, Working, Fusing, Judging, Recording, Examining):
                 self._attempts.stop(_STOP_S if ended else 0.0)
                 self._put_back()
                 self._tell("guard.stopped", "the guard has stopped")
+            self._part()
             self._teller.stop(_STOP_S)
             self._sight.close()
             self._watch.reset()
@@ -237,6 +241,8 @@ class Guard(Holding, Working, Fusing, Judging, Recording, Examining):
         self._forget_evidence()
         self._forget_examinations()
         self._forget_records()
+        self._forget_handing()
+        self._part(forked=True)
         self._attempts.forget()
         self._watch.reset()
         self._begin()
@@ -301,7 +307,10 @@ class Guard(Holding, Working, Fusing, Judging, Recording, Examining):
         from memguard.explaining import explained  # noqa: PLC0415 - as in cache()
 
         budgets = vars(self).get("_budgets")
-        return explained(self.limits, self._sight.notes, self.rules, self.holders(), budgets)
+        way = self._handovers().words
+        return explained(
+            self.limits, self._sight.notes, self.rules, self.holders(), budgets, handover=way, workers=self.workers
+        )
 
     # --- holders ------------------------------------------------------------------------------------------------
 

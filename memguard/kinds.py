@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["Cost", "LimitKind", "MetricKind", "Outcome", "Priority", "Severity", "Usage", "VerdictKind"]
+__all__ = ["Cost", "LimitKind", "MetricKind", "Outcome", "Priority", "Severity", "Usage", "VerdictKind", "WorkerState"]
 
 LimitKind = Literal["policy", "kill", "throttle", "host"]
 """What happens above a limit: a promise broken, a kill, a stall, or the machine's own end."""
@@ -32,3 +32,6 @@ VerdictKind = Literal["flat", "filling", "leak-like", "step", "spike", "periodic
 
 MetricKind = Literal["gauge", "counter", "histogram"]
 """What is now, what only grows, or how many of which size."""
+
+WorkerState = Literal["serving", "draining", "handing over"]
+"""What a worker is doing: its work, ending it, or waiting for the one that takes its place."""

@@ -66,6 +66,7 @@ OPERATION: Final = "memguard.operation.type"
 STATUS: Final = "memguard.operation.status"
 POOL: Final = "memguard.pool.name"
 EVENT: Final = "memguard.event.name"
+WORKER: Final = "memguard.worker.slot"
 SINK: Final = "memguard.sink.name"
 ALERT: Final = "memguard.alert.name"
 SEVERITY: Final = "memguard.alert.severity"
@@ -80,6 +81,7 @@ ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType(
         STATUS: "how it ended: done, failed or abandoned",
         POOL: "the name of a pool of agents",
         EVENT: "a row of the table of events",
+        WORKER: "a small number that no other worker under the same limit has; a successor may get it",
         SINK: "the name of a sink",
         ALERT: "memory, forecast, swap or available",
         SEVERITY: "SEV-1 (act now), SEV-2 (act today), SEV-3 (look)",
@@ -133,6 +135,9 @@ METRICS: Final = _metrics(
         attributes=(OPERATION, STATUS),
         bounds=_SECONDS,
     ),
+    _gauge("memguard.worker.memory.usage", "By", "resident memory of each worker under a shared limit", WORKER),
+    _gauge("memguard.worker.memory.sheddable", "By", "memory that each worker could shed without much harm", WORKER),
+    _gauge("memguard.worker.memory.promised", "By", "memory that each worker has promised and not seen yet", WORKER),
     _gauge("memguard.pool.agents", "{agent}", "agents in a pool", POOL),
     _gauge("memguard.pool.limit", "{agent}", "agents that a pool may have", POOL),
     _gauge("memguard.alert.active", "{alert}", "1 for every alert that is raised and not over", ALERT, SEVERITY),

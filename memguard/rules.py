@@ -11,7 +11,15 @@ from types import MappingProxyType
 
 from memguard.errors import RulesError
 from memguard.model import Level
-from memguard.units import MIB, parse_bytes, parse_ratio, parse_seconds
+from memguard.settings import count as _count
+from memguard.settings import flag as _flag
+from memguard.settings import fuse as _fuse
+from memguard.settings import handover as _handover
+from memguard.settings import level as _level
+from memguard.settings import mebibytes as _mebibytes
+from memguard.settings import mode as _mode
+from memguard.settings import percent as _percent
+from memguard.units import MIB, parse_bytes, parse_group, parse_ratio, parse_seconds
 from memguard.values import field, fields, replace, value
 
 TYPE_CHECKING = False
@@ -22,58 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Rules"]
 
 _ENV_PREFIX: Final = "MEMGUARD_"
-
-
-def _mebibytes(value: str | float) -> int:
-    number = float(value)
-    if not 0 < number < float("inf"):
-        raise ValueError(f"{value!r} is not a number of MiB above 0")
-    return int(number * MIB)
-
-
-def _count(value: str | float) -> int:
-    number = int(value)
-    if number != float(value) or number < 0:
-        raise ValueError(f"{value!r} is not a whole number of 0 or more")
-    return number
-
-
-def _flag(value: str | bool) -> bool:  # noqa: FBT001 - a parser's only argument
-    word = str(value).strip().lower()
-    if word not in {"1", "0", "true", "false", "yes", "no", "on", "off"}:
-        raise ValueError(f"{value!r} is neither true nor false: write 'true' or 'false'")
-    return word in {"1", "true", "yes", "on"}
-
-
-def _level(value: str | int) -> Level:
-    try:
-        return Level[value.upper()] if isinstance(value, str) else Level(value)
-    except (KeyError, ValueError):
-        names = ", ".join(level.name for level in Level)
-        raise ValueError(f"{value!r} is no level: choose one of {names}") from None
-
-
-def _mode(value: str) -> str:
-    if value not in {"act", "observe"}:
-        raise ValueError(f"{value!r} is no mode: choose 'act' or 'observe'")
-    return value
-
-
-def _fuse(value: str | bool) -> bool | str:  # noqa: FBT001 - a parser's only argument
-    if str(value).strip().lower() == "force":
-        return "force"
-    try:
-        return _flag(value)
-    except ValueError:
-        raise ValueError(f"{value!r} is no choice of fuse: write 'true', 'false' or 'force'") from None
-
-
-def _percent(value: str | float) -> float:
-    """A threshold as operators write it: 0.85, 85 or "85%"."""
-    if isinstance(value, str) and value.endswith("%"):
-        return parse_ratio(value)
-    number = float(value)
-    return parse_ratio(number / 100 if number > 1 else number)
 
 
 def _rule(
@@ -239,6 +195,47 @@ class Rules:
         "C libraries die of it: 'force' arms it beside those, too",
         _fuse,
     )
+    handover: Literal["auto", "on", "off"] = _rule(
+        "auto",
+        "whether a worker that relief cannot help makes room for a fresh one: 'auto' where it is known who starts that "
+        "one, 'on' says that somebody does (systemd's Restart=always)",
+        _handover,
+    )
+    handover_after_s: float = _rule(
+        30.0, "a hand-over is due when relief has not reached WARNING's leave level for so long", parse_seconds
+    )
+    handover_urgent_s: float = _rule(
+        60.0, "the limit nearer than this, and nothing left to shed: it is due at once", parse_seconds
+    )
+    handover_window_s: float = _rule(
+        600.0, "growth that looks like a leak and reaches the limit sooner: it is due before that", parse_seconds
+    )
+    handover_worth_ratio: float = _rule(
+        0.10, "a hand-over that would free a smaller share of the limit cannot help", parse_ratio
+    )
+    handover_life_s: float = _rule(
+        60.0, "no worker hands over younger; nor, while the limit is far, before 20 times its start-up", parse_seconds
+    )
+    handover_per_day: int = _rule(
+        200, "so many a day go before the back-off while the limit is near, whatever looks like a leak", _count
+    )
+    handover_backoff_max_s: float = _rule(
+        86400.0, "the wait doubles up to this while fresh workers end up where the old ones were", parse_seconds
+    )
+    handover_notice_s: float = _rule(
+        5.0,
+        "work is still done for so long after readiness turned 503, where nobody else takes it: balancers have to see",
+        parse_seconds,
+    )
+    handover_drain_s: float = _rule(30.0, "what is under way gets so long to finish", parse_seconds)
+    handover_exit_code: int = _rule(
+        75, "what a process without a server's supervisor exits with: on-failure policies restart it", _count
+    )
+    workers: str = _rule(
+        "auto",
+        "whether workers under one limit act together: 'auto' where others are found, 'on', 'off', or a group's name",
+        parse_group,
+    )
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -276,7 +273,7 @@ class Rules:
         above_zero = (
             "dwell_s", "pace_min_s", "pace_floor_bytes_per_s", "slow_s", "limit_refresh_s", "ask_min_bytes",
             "leave_gap_ratio", "backoff_first_s", "attempt_s", "blind_after_s", "max_bytes", "record_interval_s",
-            "promise_s",
+            "promise_s", "handover_life_s", "handover_drain_s",
         )  # fmt: skip
         for name in above_zero:
             if getattr(self, name) == 0:
@@ -285,6 +282,7 @@ class Rules:
             ("leave_gap_ratio", "elevated_ratio"),
             ("pace_min_s", "pace_max_s"),
             ("backoff_first_s", "backoff_max_s"),
+            ("handover_life_s", "handover_backoff_max_s"),
         )
         for small, large in ordered:
             if getattr(self, small) > getattr(self, large):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import importlib
 import inspect
 import os
@@ -13,15 +12,15 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from memguard.cli.printing import amount, duration, parser
 from memguard.errors import MemguardError
-from memguard.guard import Guard
-from memguard.leaks.files import writable, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
 
     from memguard.findings import LeakReport
+    from memguard.guard import Guard
 
 __all__ = ["main"]
 
@@ -30,12 +29,20 @@ _FIRST_S, _LONGEST_S = 4.0, 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a program; its own exit status.
+    """Run a program, or after ``--`` any command under a supervisor; its own exit status.
 
     Raises:
         MemguardError: there is no such program, or the report cannot be written.
     """
-    options = _options(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options, command = _options(arguments)
+    if command is not None:
+        from memguard.cli.supervise import supervise  # noqa: PLC0415 - a program inside needs none of it
+
+        return supervise(command, max_bytes=options.max, grace_s=options.grace, as_json=options.json)
+    from memguard.guard import Guard  # noqa: PLC0415 - a supervisor needs neither
+    from memguard.leaks.files import writable, write  # noqa: PLC0415 - as above
+
     if options.report is not None:
         writable(options.report)
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 - text, as Python itself puts it there
@@ -56,24 +63,63 @@ def main(argv: Sequence[str] | None = None) -> int:
                     write(options.report, report)
 
 
-def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="memguard run",
-        description="Runs MODULE:FUNCTION under a guard. With --diagnose the process is examined in windows of 4 to "
-        "60 s (slower meanwhile), and at the end, and on SIGUSR1, stderr says what leaked.",
+def _options(arguments: list[str]) -> tuple[argparse.Namespace, list[str] | None]:
+    """The options, and the command after ``--`` (None: a program of ours)."""
+    parsed = _parser()
+    first = arguments.index("--") if "--" in arguments else len(arguments)
+    options = parsed.parse_args(arguments[:first])
+    if options.target is not None:
+        options = parsed.parse_args(arguments)  # what follows is the program's own, "--" too
+        if options.max is not None or options.json:
+            parsed.error("--max and --json are for commands: memguard run --max 512MiB -- COMMAND")
+        return options, None
+    if first == len(arguments):
+        parsed.error("name what to run: MODULE:FUNCTION, like app:main, or after -- any command")
+    if options.diagnose or options.report or options.limit != "auto":
+        parsed.error("--diagnose, --report and --limit are for MODULE:FUNCTION; a command takes --max, --grace, --json")
+    return options, arguments[first + 1 :]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parsed = parser(
+        "run",
+        "Runs MODULE:FUNCTION under a guard in its own process; with --diagnose it is examined in windows of 4 to 60 s "
+        "(slower meanwhile), and at its end, and on SIGUSR1, stderr says what leaked. After -- any command runs under "
+        "a supervisor, which tells on stderr when the command and its children cross 70, 80, 90 and 95 % of the limit.",
+        examples=(
+            ("memguard run app:main", "app.py's main(), guarded against the limit that is found"),
+            ("memguard run --diagnose --report leaks.html app:main", "and what leaked"),
+            ("memguard run -- gunicorn -w 4 app:app", "watch a command that does not know us"),
+            (
+                "memguard run --max 512MiB --grace 5 -- ./batch.sh",
+                "and end it above 512 MiB: SIGTERM, 5 s later SIGKILL",
+            ),
+        ),
+        ends=(
+            "the program's or command's own; 128+N when signal N ended it\n"
+            "2    there is no such program, or the call makes no sense\n"
+            "126  the command cannot be run\n127  there is no such command\n137  it was ended because of --max"
+        ),
     )
-    parser.add_argument("--diagnose", action="store_true", help="say at the end what leaked")
-    parser.add_argument("--report", metavar="FILE", help="write the report there too: .html, .txt or .json")
-    parser.add_argument("--limit", default="auto", help="what to guard against: 'auto' or an amount like 512MiB")
-    parser.add_argument("target", metavar="MODULE:FUNCTION", help="what to run, like app:main")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's own")
-    return parser.parse_args(argv)
+    inside = parsed.add_argument_group("for MODULE:FUNCTION")
+    inside.add_argument("--diagnose", action="store_true", help="say at the end what leaked")
+    inside.add_argument("--report", metavar="FILE", help="write the report there too: .html, .txt or .json")
+    inside.add_argument("--limit", default="auto", help="what to guard against: 'auto' or an amount like 512MiB")
+    outside = parsed.add_argument_group("for a command after --")
+    outside.add_argument("--max", type=amount, metavar="BYTES", help="end it above that, like 512MiB")
+    outside.add_argument("--grace", type=duration, default=10.0, metavar="S", help="between SIGTERM and SIGKILL (10 s)")
+    outside.add_argument("--json", action="store_true", help="what is told on stderr as JSON, a line each")
+    parsed.add_argument("target", nargs="?", metavar="MODULE:FUNCTION", help="what to run, like app:main")
+    parsed.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's own")
+    return parsed
 
 
 def _program(target: str) -> Callable[[], object]:
     name, colon, attribute = target.partition(":")
     if not colon or not name or not attribute:
-        raise MemguardError(f"{target!r} names no function: write MODULE:FUNCTION, like app:main")
+        raise MemguardError(
+            f"{target!r} names no function: write MODULE:FUNCTION, like app:main; a command goes after --"
+        )
     try:
         found: object = importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -91,6 +137,8 @@ def _run(program: Callable[[], object]) -> int:
     """Run it as ``sys.exit(main())`` would; a coroutine is run to its end."""
     result = program()
     if inspect.iscoroutine(result):
+        import asyncio  # noqa: PLC0415 - 11 MiB that most programs do without
+
         result = asyncio.run(result)
     if result is None or isinstance(result, int):
         return int(result or 0)

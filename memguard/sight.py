@@ -47,6 +47,11 @@ class Sight:
         self.binding: Limit | None = None
 
     @property
+    def probed(self) -> bool:
+        """Whether somebody's own probe reads usage: it need not measure this process."""
+        return self._probe is not None
+
+    @property
     def limits(self) -> tuple[Limit, ...]:
         """Every limit that is watched."""
         return tuple(gauge.limit for gauge in self._gauges if gauge.limit is not _NO_LIMIT)

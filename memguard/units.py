@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["GIB", "KIB", "MIB", "format_bytes", "format_seconds", "parse_bytes", "parse_ratio", "parse_seconds"]
+__all__ = [
+    "GIB",
+    "KIB",
+    "MIB",
+    "format_bytes",
+    "format_seconds",
+    "parse_bytes",
+    "parse_group",
+    "parse_ratio",
+    "parse_seconds",
+]
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -17,6 +27,12 @@ _BYTES = {
     "kib": KIB, "mib": MIB, "gib": GIB, "tib": 1 << 40,
 }  # fmt: skip
 _SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_WORDS = (
+    {"auto": "auto"}
+    | dict.fromkeys(("1", "true", "yes", "on"), "on")
+    | dict.fromkeys(("0", "false", "no", "off"), "off")
+)
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))([A-Za-z%]*)", re.ASCII)
 # 2**62 and above is how kernels write "no limit"; nothing real is that large.
 _ABSURD = 1 << 62
@@ -142,3 +158,22 @@ def format_seconds(seconds: float) -> str:
         if seconds < top:
             return f"{seconds / scale:.1f} {unit}"
     return f"{seconds / 3600:.1f} h"
+
+
+def parse_group(value: str | bool) -> str:  # noqa: FBT001 - a parser's only argument
+    """``"auto"``, ``"on"``, ``"off"`` (or true and false, as people write them), or the name of a group of workers.
+
+    >>> parse_group(False), parse_group("api-1")
+    ('off', 'api-1')
+
+    Raises:
+        ValueError: neither of them.
+    """
+    text = str(value).strip()
+    word = _WORDS.get(text.lower())
+    if word is None and not _GROUP.fullmatch(text):
+        raise ValueError(
+            f"{value!r} is no group of workers: write 'auto', 'on', 'off', or a name of up to 64 letters, digits, "
+            "'.', '_' and '-'"
+        )
+    return text if word is None else word

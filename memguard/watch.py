@@ -12,6 +12,7 @@ from memguard._core.stimuli import (
     Attempt,
     Due,
     Failed,
+    HandOver,
     Overdue,
     Refused,
     Relieved,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from memguard.roster import Roster
     from memguard.rules import Rules
     from memguard.sight import Sight
+    from memguard.team import Team
 
 __all__ = ["COLLECT", "Watch"]
 
@@ -104,9 +106,11 @@ class Watch:
         self.policies: tuple[GcDecider, ...] = ()
         self.shown: tuple[Callable[[Snapshot], None], ...] = ()
         self.tended: Callable[[float, Sequence[Holder]], None] | None = None
+        self.handing: Callable[[HandOver], object] = lambda _: None
         self.incidents: deque[Incident] = deque(maxlen=_INCIDENTS_KEPT)
         self.record: Record | None = None
         self._told: set[str] = set()
+        self.team: Team | None = None
         self.snapshot: Snapshot
         self._show(self._blank())
 
@@ -228,7 +232,8 @@ class Watch:
             self._feed(Failed(at=now, error=f"{type(error).__name__}: {error}"))
             return
         state = self._state
-        self._gate.seen(look.used_bytes - state.used_bytes if look.source == state.growth.source else 0)
+        grown = look.used_bytes - state.used_bytes if look.source == state.growth.source else 0
+        self._gate.seen(grown if self.team is None else self.team.grown(grown))
         self._feed(look)
 
     def _feed(self, first: Stimulus) -> None:
@@ -246,7 +251,9 @@ class Watch:
             for action in decision.actions:
                 if isinstance(action, Attempt):
                     self._begin(action.step)
-                else:
+                elif isinstance(action, HandOver):
+                    self.handing(action)
+                elif self.team is None or self.team.may(self._state, self._survey):
                     stimulus = Surveyed(at=self._clock(), offers=self._survey.offers(self._state.at))
 
     def _take_down(self, before: State, stimulus: Stimulus, decision: Decision) -> None:

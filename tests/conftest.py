@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,12 +19,23 @@ settings.register_profile("memguard-ci", derandomize=True, deadline=None, databa
 settings.register_profile("memguard", deadline=None, suppress_health_check=_slow)
 settings.load_profile("memguard-ci" if os.environ.get("CI") else "memguard")
 
+_HERE = Path(__file__).parent
+# These walk the whole heap, some of them ten times a test.
+_WALKERS = _HERE / "leaks"
 _REQUIRED = "MEMGUARD_REAL_REQUIRED"
-_real_runs = pytest.StashKey[int]()
 
 
 def _required() -> bool:
     return os.environ.get(_REQUIRED, "") not in {"", "0"}
+
+
+def _real_runs(config: pytest.Config) -> int:
+    # The reporter's reports: under xdist nothing runs in this process.
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    assert reporter is not None
+    outcomes = ("passed", "failed", "xfailed", "xpassed")
+    reports = [report for outcome in outcomes for report in reporter.stats.get(outcome, ())]
+    return sum(getattr(report, "when", "") == "call" and "real" in report.keywords for report in reports)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -38,8 +50,6 @@ def pytest_runtest_makereport(
         why = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} is marked real and {_REQUIRED} is set, but it was skipped: {why}"
-    elif report.when == "call":
-        item.config.stash[_real_runs] = item.config.stash.get(_real_runs, 0) + 1
     return report
 
 
@@ -59,14 +69,34 @@ def pytest_make_collect_report(
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """No `real` test at all is no better than all of them skipped, unless that is what was asked for."""
-    if session.config.option.markexpr == "not real":
+    if session.config.option.markexpr == "not real" or hasattr(session.config, "workerinput"):
         return
-    if _required() and exitstatus == pytest.ExitCode.OK and not session.config.stash.get(_real_runs, 0):
+    if _required() and exitstatus == pytest.ExitCode.OK and not _real_runs(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which of the suite's two heaps is meant."""
+    text = "only what walks the whole heap, in a process that holds little else (small), or only the others (large)"
+    parser.addoption("--heap", choices=("small", "large"), help=text)
+
+
+def _is_elsewhere(path: Path, heap: str | None) -> bool:
+    return heap is not None and path.is_relative_to(_WALKERS) != (heap == "small")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What belongs into the other heap is not even imported."""
+    return (collection_path != _HERE and _is_elsewhere(collection_path, config.getoption("heap"))) or None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A `real` test that fails is tried once more, and the summary says so: it shares its machine with strangers."""
+    # A file that was named on the command line is collected whatever its heap.
+    elsewhere = [item for item in items if _is_elsewhere(item.path, config.getoption("heap"))]
+    if elsewhere:
+        config.hook.pytest_deselected(items=elsewhere)
+        items[:] = [item for item in items if not _is_elsewhere(item.path, config.getoption("heap"))]
     for item in items:
         if item.get_closest_marker("real") is not None:
             item.add_marker(pytest.mark.flaky(reruns=1))
@@ -75,5 +105,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says how many `real` tests ran where they are required."""
     if _required() and terminalreporter.config.option.markexpr != "not real":
-        ran = terminalreporter.config.stash.get(_real_runs, 0)
+        ran = _real_runs(terminalreporter.config)
         terminalreporter.write_line(f"tests marked real that ran: {ran}" + ("" if ran else " (at least one must)"))

@@ -82,6 +82,7 @@ def close_account(state: State, at: float, events: list[Event], rules: Rules) ->
             f"{format_bytes(account.returned_bytes)} came back to the system"
         )
         events.append(event(at, "relief.fragmented", text, name=account.name, claimed_bytes=account.claimed_bytes))
+        state = replace(state, held_bytes=account.claimed_bytes - account.returned_bytes)
     return _verdict(replace(state, account=None), account, at, events, rules)
 
 

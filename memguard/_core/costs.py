@@ -80,8 +80,9 @@ class Estimate:
             self._peaks[self._peaks_seen % _PEAKS] = peak_ratio
         self._peaks_seen += 1
 
-    def moved(self, mean_bytes: float, spread: float) -> None:
-        """The mean is another now; ``spread`` holds until enough requests ran alone."""
+    def moved(self, mean_bytes: float, spread: float, *, sure: bool) -> None:
+        """The mean is another now, and may or may not be chance; ``spread`` holds until enough requests ran alone."""
+        self.sure = sure
         self.looks += 1
         self.mean_bytes = mean_bytes
         self.unit_bytes = mean_bytes * self._spread(spread)

@@ -23,9 +23,11 @@ from memguard._core.stimuli import (
     Refused,
     Relieved,
     Starved,
+    Stayed,
     Step,
     Survey,
     Surveyed,
+    Weighed,
 )
 from memguard.model import Incident, Level
 from memguard.units import format_bytes, format_seconds
@@ -89,6 +91,11 @@ def _looked(state: State, look: Looked, at: float, rules: Rules) -> Decision:
         ask=state.ask,
         incident=state.incident,
         exhausted=state.exhausted,
+        stuck_at=None if state.stuck_at is None or stand.level < Level.WARNING else state.stuck_at,
+        held_bytes=state.held_bytes,
+        leaving=state.leaving,
+        stay_until=state.stay_until,
+        stay_told=state.stay_told,
     )
     idle = state.incident is None and state.account is None
     if idle and not stand.level and stand is state.stand and not state.failing:
@@ -268,6 +275,18 @@ def _due(state: State, due: Due, at: float, rules: Rules) -> Decision:
     return _attempt(state, step, [told], rules)
 
 
+def _weighed(state: State, found: Weighed, _at: float, rules: Rules) -> Decision:
+    from memguard._core.recycling import weigh  # noqa: PLC0415 - a calm service never comes here
+
+    state, handover, events = weigh(state, found, rules)
+    return Decision(state, () if handover is None else (handover,), events, _pace(state, rules))
+
+
+def _stayed(state: State, stayed: Stayed, _at: float, rules: Rules) -> Decision:
+    state = replace(state, leaving=False, stay_until=stayed.until)
+    return Decision(state, (), (), _pace(state, rules))
+
+
 def _attempt(state: State, step: Step, events: list[Event], rules: Rules) -> Decision:
     return Decision(replace(state, step=step), (Attempt(step=step),), tuple(events), _pace(state, rules))
 
@@ -285,7 +304,7 @@ def _consider(state: State, events: list[Event], rules: Rules) -> Decision:
     if incident is not None and idle and not state.stand.level and not state.blind:
         closed = incidents.close(incident, at, exhausted=state.exhausted)
         events.append(event(at, "incident.closed", closed.verdict, peak_bytes=closed.peak_bytes))
-        state = replace(state, incident=None, exhausted=False)
+        state = replace(state, incident=None, exhausted=False, held_bytes=0)
     return Decision(state, actions, tuple(events), _pace(state, rules), closed)
 
 
@@ -319,4 +338,6 @@ _ON: dict[type, Callable[[State, Any, float, Rules], Decision]] = {
     Overdue: _overdue,
     Asked: _asked,
     Due: _due,
+    Weighed: _weighed,
+    Stayed: _stayed,
 }

@@ -85,6 +85,16 @@ class Record:
             found.append(Looked(*shown) if isinstance(shown, tuple) else decode(shown))
         return tuple(found)
 
+    def shown(self) -> dict[str, Any]:
+        """All of it as what JSON can hold; ``decode`` gives state and stimuli back."""
+        return {
+            "memguard": "record",
+            "version": 1,
+            "missed": self.missed,
+            "state": encode(self.state),
+            "stimuli": [encode(stimulus) for stimulus in self.stimuli],
+        }
+
 
 def encode(value: object) -> Any:  # noqa: ANN401 - whatever JSON can hold
     """A recorded value as what JSON can hold; ``decode`` gives an equal one back."""

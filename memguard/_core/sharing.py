@@ -46,38 +46,47 @@ class Part:
 class Sharing:
     """Those that run, and the sums. Not thread-safe: its owner holds a lock.
 
-    What the outermost got and ``nobodys_bytes`` add up to what memory grew by in all.
+    What the outermost got, ``nobodys_bytes`` and ``passing_bytes`` add up to what memory grew by in all; the last is
+    for those who passed without being read.
     """
 
     __slots__ = (
-        "_active", "_crowded_s", "_grown", "_mixed_s", "_roots", "_used", "_weight", "at", "nobodys_bytes", "running",
+        "_active", "_crowded_s", "_grown", "_mixed_s", "_roots", "_used", "_weight", "at", "nobodys_bytes",
+        "passing_bytes", "running",
     )  # fmt: skip
 
     def __init__(self, at: float) -> None:
         self.running: dict[Part, None] = {}
         self.at: float = at
         self.nobodys_bytes: float = 0.0
+        self.passing_bytes: float = 0.0
         # Since ever: growth per weight of those active, seconds in which several were active, or outermost.
         self._grown = self._mixed_s = self._crowded_s = 0.0
         self._active = self._roots = 0
         self._weight = 0.0
         self._used: int | None = None
 
-    def pass_time(self, at: float, used_bytes: int | None) -> None:
-        """Share out what memory grew by since the last call; None when it could not be read."""
-        active = self._active
+    def pass_time(self, at: float, used_bytes: int | None, passing_s: float = 0.0) -> None:
+        """Share out what memory grew by since the last call; None when it could not be read.
+
+        ``passing_s`` is for how long others passed meanwhile, added up; each of them has the weight 1.
+        """
+        active, lasted_s = self._active, at - self.at
         if used_bytes is not None:
             if self._used is not None:
+                grown: float = used_bytes - self._used
+                if passing_s > 0.0:
+                    passed = grown * passing_s / (passing_s + self._weight * lasted_s)
+                    self.passing_bytes += passed
+                    grown -= passed
                 if active:
-                    self._grown += (used_bytes - self._used) / self._weight
+                    self._grown += grown / self._weight
                 else:
-                    self.nobodys_bytes += used_bytes - self._used
+                    self.nobodys_bytes += grown
             self._used = used_bytes
-        if active > 1:
-            lasted_s = at - self.at
-            self._mixed_s += lasted_s
-            if self._roots > 1:
-                self._crowded_s += lasted_s
+        beside_s = min(passing_s, lasted_s)
+        self._mixed_s += lasted_s if active > 1 else beside_s
+        self._crowded_s += lasted_s if self._roots > 1 else beside_s
         self.at = at
 
     def begin(self, part: Part, outer: Part | None, weight: float = 1.0) -> None:

@@ -51,7 +51,9 @@ class State:
 
     ``sight_at`` is the last good reading, ``failing`` whether readings fail since, ``failure_told_at`` when one was
     last told of, ``blind`` whether they have failed for too long. ``step`` is under way; ``stallers`` names who stops
-    the process; ``quiet_until`` is when holders may be surveyed again after a survey in vain.
+    the process; ``quiet_until`` is when holders may be surveyed again after a survey in vain. ``stuck_at`` is since
+    when relief has not reached WARNING's leave level, ``held_bytes`` what the heap did not return in this incident;
+    ``leaving`` whether this process hands over, ``stay_until`` before when it does not, ``stay_told`` why it did not.
     """
 
     at: float = 0.0
@@ -74,6 +76,11 @@ class State:
     ask: Ask | None = None
     incident: Incident | None = None
     exhausted: bool = False
+    stuck_at: float | None = None
+    held_bytes: int = 0
+    leaving: bool = False
+    stay_until: float = 0.0
+    stay_told: str = ""
 
     @property
     def pressure(self) -> float:

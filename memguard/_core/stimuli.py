@@ -15,16 +15,19 @@ __all__ = [
     "Attempt",
     "Due",
     "Failed",
+    "HandOver",
     "Looked",
     "Offer",
     "Overdue",
     "Refused",
     "Relieved",
     "Starved",
+    "Stayed",
     "Step",
     "Stimulus",
     "Survey",
     "Surveyed",
+    "Weighed",
 ]
 
 
@@ -122,6 +125,38 @@ class Due:
 
 
 @value
+class Weighed:
+    """What a hand-over would mean now, about once a second while one may be due.
+
+    This process is ``age_s`` old, holds ``own_bytes`` and held ``fresh_bytes`` when it was new; a new one takes
+    ``startup_s`` to serve. Other workers under the same limit hold ``others_bytes``, each. ``since_s`` is how long ago
+    one of them handed over (None: none did), ``wait_s`` how long the next has to wait after that, ``count`` how many
+    there were of late. ``leak_s`` is when a growth that looks like a leak reaches the limit (None: there is none).
+    ``hindrance`` says why nobody would follow, "" when somebody would.
+    """
+
+    at: float
+    age_s: float
+    own_bytes: int
+    fresh_bytes: int
+    startup_s: float = 0.0
+    others_bytes: tuple[int, ...] = ()
+    since_s: float | None = None
+    wait_s: float = 0.0
+    count: float = 0.0
+    leak_s: float | None = None
+    hindrance: str = ""
+
+
+@value
+class Stayed:
+    """A hand-over could not begin, or was called off: none is tried before the instant ``until``."""
+
+    at: float
+    until: float
+
+
+@value
 class Step:
     """One attempt to make: who is asked for how many bytes, and until when (an instant)."""
 
@@ -144,5 +179,14 @@ class Attempt:
     step: Step
 
 
-Stimulus = Looked | Failed | Starved | Refused | Surveyed | Relieved | Overdue | Asked | Due
-Action = Survey | Attempt
+@value
+class HandOver:
+    """Make room for a fresh worker: why, whether the limit is near, how many bytes that should free."""
+
+    reason: str
+    urgent: bool
+    gain_bytes: int
+
+
+Stimulus = Looked | Failed | Starved | Refused | Surveyed | Relieved | Overdue | Asked | Due | Weighed | Stayed
+Action = Survey | Attempt | HandOver

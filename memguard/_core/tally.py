@@ -31,7 +31,8 @@ class OperationStats:
 
     Means, totals and extremes are of all that ended; percentiles are of the last 256. ``shared`` counts those that
     others ran beside: their bytes are fair parts. ``memory_alone_bytes`` is the mean of the rest, which were measured;
-    None when there was none.
+    None when there was none. All bytes and ``shared`` are of the ``sampled`` ones, of which memory was read;
+    ``memory_total_bytes`` is their mean times ``count``.
     """
 
     type: str
@@ -39,6 +40,7 @@ class OperationStats:
     running: int
     failed: int
     abandoned: int
+    sampled: int
     shared: int
     duration_mean_s: float
     duration_p50_s: float
@@ -59,13 +61,13 @@ class Tally:
 
     __slots__ = (
         "_abandoned", "_alone", "_alone_bytes", "_bytes", "_deltas", "_durations", "_failed", "_longest_s",
-        "_most_bytes", "_own_bytes", "_own_s", "_place", "_seconds", "count", "type",
+        "_most_bytes", "_own_bytes", "_own_s", "_sampled", "_seconds", "count", "type",
     )  # fmt: skip
 
     def __init__(self, type_: str) -> None:
         self.type: str = type_
         self.count: int = 0
-        self._failed = self._abandoned = self._alone = self._place = 0
+        self._failed = self._abandoned = self._alone = self._sampled = 0
         self._seconds = self._longest_s = self._bytes = self._alone_bytes = 0.0
         self._own_bytes = self._own_s = 0.0
         self._most_bytes = float("-inf")
@@ -85,29 +87,41 @@ class Tally:
         weight = (self._own_bytes / self._own_s) / (average._own_bytes / average._own_s)
         return least if weight < least else most if weight > most else weight
 
-    def add(self, duration_s: float, delta_bytes: float, outcome: Outcome, *, alone: bool) -> None:
-        """Take one down that has ended."""
+    @property
+    def mean_bytes(self) -> float:
+        """What those of which memory was read grew it by."""
+        return self._bytes / (self._sampled or 1)
+
+    def count_one(self, duration_s: float, outcome: Outcome) -> None:
+        """Take one down that has ended, and of which memory was not read."""
         if outcome != "done":
             self._failed += outcome == "failed"
             self._abandoned += outcome == "abandoned"
         self._seconds += duration_s
-        self._bytes += delta_bytes
         if duration_s > self._longest_s:  # noqa: PLR1730 - a call costs more
             self._longest_s = duration_s
+        place = self.count
+        self.count = place + 1
+        if place < _SAMPLES:
+            self._durations.append(duration_s)
+        else:
+            self._durations[place % _SAMPLES] = duration_s
+
+    def add(self, duration_s: float, delta_bytes: float, outcome: Outcome, *, alone: bool) -> None:
+        """Take one down that has ended."""
+        self.count_one(duration_s, outcome)
+        self._bytes += delta_bytes
         if delta_bytes > self._most_bytes:  # noqa: PLR1730 - as above
             self._most_bytes = delta_bytes
         if alone:
             self._alone += 1
             self._alone_bytes += delta_bytes
-        self.count += 1
-        if self.count <= _SAMPLES:
-            self._durations.append(duration_s)
+        place = self._sampled
+        self._sampled = place + 1
+        if place < _SAMPLES:
             self._deltas.append(delta_bytes)
         else:
-            place = self._place
-            self._durations[place] = duration_s
-            self._deltas[place] = delta_bytes
-            self._place = (place + 1) % _SAMPLES
+            self._deltas[place % _SAMPLES] = delta_bytes
 
     def stats(self, running: int) -> OperationStats:
         """How it stands, with so many of them under way."""
@@ -115,11 +129,12 @@ class Tally:
         ended = self.count or 1
         return OperationStats(
             type=self.type, count=self.count, running=running, failed=self._failed, abandoned=self._abandoned,
-            shared=self.count - self._alone, duration_mean_s=self._seconds / ended, duration_p50_s=seconds[0],
+            sampled=self._sampled, shared=self._sampled - self._alone,
+            duration_mean_s=self._seconds / ended, duration_p50_s=seconds[0],
             duration_p95_s=seconds[1], duration_p99_s=seconds[2], duration_max_s=self._longest_s,
-            memory_total_bytes=int(self._bytes), memory_mean_bytes=int(self._bytes / ended),
+            memory_total_bytes=int(self.mean_bytes * self.count), memory_mean_bytes=int(self.mean_bytes),
             memory_p50_bytes=int(bytes_[0]), memory_p95_bytes=int(bytes_[1]), memory_p99_bytes=int(bytes_[2]),
-            memory_max_bytes=int(self._most_bytes) if self.count else 0,
+            memory_max_bytes=int(self._most_bytes) if self._sampled else 0,
             memory_alone_bytes=int(self._alone_bytes / self._alone) if self._alone else None,
         )  # fmt: skip
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import deque
 
 from memguard._core.ledger import Ledger
+from memguard.admission.refusing import refused
 from memguard.admission.tickets import BudgetTicket, Ticket
-from memguard.errors import AdmissionRefused
 from memguard.model import Level
 from memguard.threads import new_lock, on_event_loop
-from memguard.units import format_bytes, format_seconds, parse_bytes
+from memguard.units import parse_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from memguard._core.costs import Route
     from memguard._core.shares import Shares
     from memguard.admission.lessons import Lessons
-    from memguard.admission.tickets import Purse
+    from memguard.admission.tickets import Peers, Purse
     from memguard.admission.waiting import WaitingRoom
+    from memguard.errors import AdmissionRefused
     from memguard.kinds import Priority
     from memguard.model import Snapshot
     from memguard.ports import Clock
@@ -83,11 +84,14 @@ class Gate:
         self._snapshot: Snapshot
         self.narrow: bool = False
         """Whether work without stated bytes has to pass ``enter`` too: from WARNING on, or when room is short."""
-
+        self.leaving: str = ""
+        """While a fresh process takes over: "closing", answers end their connections, then "refusing", no new work."""
         self.fault: str = ""
         """What went wrong in the guard's own part of the work, for the guard to tell."""
         self.pace_s: float = _NEVER_S
         """The longest sleep between looks that learning asks for."""
+        self.peers: Peers | None = None
+        """Other workers under the same limit, whose promises count here, too."""
         self.on_refusal: Callable[[str, AdmissionRefused], object] | None = None
         """Is told of each refusal in the request's own context, to mark its span; must not raise."""
 
@@ -110,7 +114,7 @@ class Gate:
             self.settle(self._unsettled.popleft())
         lessons = self.lessons
         burst = _BURST * lessons.dearest_bytes if lessons is not None else 0.0
-        self.narrow = self._act and (snapshot.level >= _WARNING or self._short(snapshot, burst))
+        self.narrow = bool(self.leaving) or (self._act and (snapshot.level >= _WARNING or self._short(snapshot, burst)))
         if self._ledger.total_bytes and snapshot.at >= self._lapse_at:
             self._lapse(snapshot.at)
         if lessons is not None and self._marked is not None:
@@ -121,7 +125,7 @@ class Gate:
 
     def _learn(self, lessons: Lessons, snapshot: Snapshot, open_: list[Ticket]) -> None:
         try:
-            if not lessons.look(snapshot, open_):
+            if not lessons.look(snapshot if self.peers is None else self.peers.own_view(snapshot), open_):
                 return
         except Exception as error:  # noqa: BLE001 - what is known still holds, and the gate has to work
             lessons.forget()
@@ -146,7 +150,8 @@ class Gate:
         if not wanted or snapshot.limit is None or snapshot.reading is None:
             return False
         ceiling = (self._rules.critical_ratio - _SLIP_RATIO) * snapshot.limit.bytes
-        return snapshot.reading.used_bytes + self._ledger.total_bytes + wanted > ceiling
+        promised = self._ledger.total_bytes + (0 if self.peers is None else self.peers.promised_elsewhere)
+        return snapshot.reading.used_bytes + promised + wanted > ceiling
 
     def seen(self, growth_bytes: int) -> None:
         """Growth that a new reading showed: promises that it explains are counted there from now on.
@@ -277,7 +282,7 @@ class Gate:
 
     def _enter(self, ticket: Ticket) -> bool:
         snapshot, wanted, lessons = self._snapshot, ticket.bytes, self.lessons
-        if self._act and self._shut(snapshot, ticket.priority):
+        if self.leaving == "refusing" or (self._act and self._shut(snapshot, ticket.priority)):
             return False
         label = ticket.label or ticket.kind
         owner: Route | str = label
@@ -314,10 +319,21 @@ class Gate:
         return level is not None and snapshot.level >= level and (snapshot.blind or snapshot.pressure >= reopen_ratio)
 
     def _fits(self, snapshot: Snapshot, ticket: Ticket, wanted: int, owner: Route | str) -> bool:
+        peers, own_bytes = self.peers, self._ledger.total_bytes
+        if peers is None:
+            return self._fits_beside(0, snapshot, ticket, wanted, owner)
+        # Said first, then looked: of two workers that admit at the same moment one at least sees the other.
+        peers.promise(own_bytes + wanted)
+        fits = self._fits_beside(peers.promised_elsewhere, snapshot, ticket, wanted, owner)
+        if not fits:
+            peers.promise(own_bytes)
+        return fits
+
+    def _fits_beside(self, elsewhere: int, snapshot: Snapshot, ticket: Ticket, wanted: int, owner: Route | str) -> bool:
         limit, reading, ledger = snapshot.limit, snapshot.reading, self._ledger
         if limit is None or reading is None:
             return True
-        ceiling = self._bounds[ticket.priority][0] * limit.bytes
+        ceiling = self._bounds[ticket.priority][0] * limit.bytes - elsewhere
         promised, lessons, shares = ledger.total_bytes + wanted, self.lessons, self._shares
         if lessons is None or shares is None or isinstance(owner, str):
             return ceiling - reading.used_bytes - promised >= 0.0
@@ -340,38 +356,29 @@ class Gate:
         """Count a refusal and say why, with numbers; ``wanted_bytes`` when it is not what the ticket was for."""
         with self._lock:  # two at once must not count as one
             self.refusals += 1
-        snapshot, wanted = self._snapshot, ticket.bytes if wanted_bytes is None else wanted_bytes
-        retry_s = self._rules.dwell_s
-        what = "admission" if wanted is None else f"admission of {format_bytes(wanted)}"
-        limit = format_bytes(snapshot.limit.bytes) if snapshot.limit else "no limit"
-        used = format_bytes(snapshot.reading.used_bytes) if snapshot.reading else "unknown"
-        promised = format_bytes(self._ledger.total_bytes)
-        ceiling = self._bounds[ticket.priority][0] * snapshot.limit.bytes if snapshot.limit else float("inf")
-        needs = (snapshot.reading.used_bytes if snapshot.reading else 0) + self._ledger.total_bytes + (wanted or 0)
-        kept = wanted and needs <= ceiling and not self._shut(snapshot, ticket.priority)
-        reason = (
-            f"{what} refused: {used} of {limit} used ({snapshot.level.name.lower()}), {promised} already promised"
-            f"{', the rest is kept for other routes' if kept else ''}; retry in about {format_seconds(retry_s)}"
+        peers, snapshot = self.peers, self._snapshot
+        refusal = refused(
+            ticket,
+            snapshot,
+            wanted=ticket.bytes if wanted_bytes is None else wanted_bytes,
+            own_bytes=self._ledger.total_bytes,
+            peers_bytes=0 if peers is None else peers.promised_elsewhere,
+            ceiling_ratio=self._bounds[ticket.priority][0],
+            shut=self._shut(snapshot, ticket.priority),
+            leaving=self.leaving == "refusing",
+            retry_s=self._rules.dwell_s,
         )
-        budget = ticket.budget
-        never = bool(wanted and wanted > ceiling)
-        if never:
-            reason = f"{what} refused: it can never fit under the limit of {limit}; split the work"
-        elif budget is not None and wanted and wanted > budget.max_bytes:
-            never, reason = True, f"{what} refused: it can never fit: {budget.tight()}; split the work or raise it"
-        elif budget is not None and needs <= ceiling:
-            reason = f"{what} refused: {budget.tight()}; retry in about {format_seconds(retry_s)} or raise it"
-        refused = AdmissionRefused(reason, retry_after_s=retry_s, level=snapshot.level.name, wanted_bytes=wanted)
-        refused.never = never
         if self.on_refusal is not None:
-            self.on_refusal(ticket.label or ticket.kind, refused)
-        return refused
+            self.on_refusal(ticket.label or ticket.kind, refusal)
+        return refusal
 
     def settle(self, ticket: Ticket) -> None:
         """Give a ticket's promise back (called when it closes, or needs no more memory)."""
         # A collection inside the lock may close a dropped request's ticket, on the very thread that holds it.
         if self._lock.acquire(True, _SETTLE_S):  # noqa: FBT003 - positional in C
             self._ledger.close(ticket)
+            if self.peers is not None:
+                self.peers.promise(self._ledger.total_bytes)
             self._lock.release()
         else:
             self._unsettled.append(ticket)

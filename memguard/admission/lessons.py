@@ -168,9 +168,8 @@ class Lessons:
         self.credit.look(at, used, loads)
         spread = self.credit.spread
         for estimate in {known.estimate for known in seen.values()}:
-            estimate.moved(self.credit.explained(estimate), spread)
+            estimate.moved(self.credit.explained(estimate), spread, sure=self.credit.sure(estimate))
             estimate.early = self.credit.early(estimate)
-            estimate.sure = self.credit.sure(estimate)
 
     def _routed(self, ticket: Ticket, known: _Seen, at: float) -> None:
         """Once the framework has found the route, it is known what the path belongs to."""

@@ -9,6 +9,23 @@ if TYPE_CHECKING:
 
     from memguard.admission.gate import Gate
     from memguard.kinds import Outcome, Priority
+    from memguard.model import Snapshot
+
+    class Peers(Protocol):
+        """What the other workers under the same limit are to the gate."""
+
+        @property
+        def promised_elsewhere(self) -> int:
+            """Bytes that they have promised and not seen yet."""
+            ...
+
+        def promise(self, total_bytes: int) -> None:
+            """Let them know how much is promised here in all."""
+            ...
+
+        def own_view(self, snapshot: Snapshot) -> Snapshot:
+            """A snapshot with this worker's own memory as the reading."""
+            ...
 
     class Purse(Protocol):
         """What a budget is to the gate."""

@@ -87,7 +87,7 @@ class Door(Generic[T]):
         visit.waiter = waiter = TaskWaiter()
         began, patience_s = floor.clock(), parse_seconds(wait_s)
         try:
-            while (seat := self._step(visit)) is None:
+            while (seat := await self._step_async(visit)) is None:
                 await waiter.wait_async(self._patience(visit, began, patience_s, blocks=False))
         finally:
             floor.leave(visit)
@@ -107,11 +107,31 @@ class Door(Generic[T]):
             try:
                 floor.retire([victim])
             except BaseException:
-                floor.unmake(seat, failed=False)
+                floor.unmake(seat, failed=False, victim=victim)
+                raise
+            state = victim.state  # once: its hook may end meanwhile
+            if state == "gone":
+                return seat
+            floor.unmake(seat, failed=False, victim=victim)
+            if state == "retiring":  # its hook has just begun, on an event loop
+                visit.why, visit.busy = f"idle agent {victim.id!r} is just being saved to make room", victim
+                return None
+
+    async def _step_async(self, visit: Visit[T]) -> Seat[T] | None:
+        """As ``_step``; waits for an async hook."""
+        floor = self._floor
+        while True:
+            seat, victim = floor.claim(visit), visit.victim
+            if seat is None or victim is None:
+                return seat
+            try:
+                await floor.retire_async(victim)
+            except BaseException:
+                floor.unmake(seat, failed=False, victim=victim)
                 raise
             if victim.state == "gone":
                 return seat
-            floor.unmake(seat, failed=False)
+            floor.unmake(seat, failed=False, victim=victim)
 
     def _patience(self, visit: Visit[T], began: float, wait_s: float, *, blocks: bool) -> float:
         """For how long to wait before the next try.

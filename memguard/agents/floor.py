@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from _thread import RLock
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+from functools import partial
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from memguard.agents.seats import Lives, Seat, cheapest, ended
-from memguard.agents.visit import Turnover
+from memguard.agents.seating import Seating
+from memguard.agents.seats import Seat, cheapest, ended
 from memguard.agents.waiting import Line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from memguard.agents.room import Room
-    from memguard.agents.rows import State
     from memguard.agents.seats import Owner
     from memguard.agents.visit import Visit
-    from memguard.ports import Clock
+    from memguard.agents.waiting import Waiter
 
 __all__ = ["Floor"]
 
@@ -26,47 +27,20 @@ T = TypeVar("T")
 # An agent whose hook failed is kept so long before the next try, doubled each time.
 _KEEP_S: Final = 1.0
 _KEEP_AT_MOST_S: Final = 60.0
+# For one agent, a thread waits at most so long for an async hook.
+_SAVE_S: Final = 30.0
 
 
-class Floor(Generic[T]):
+class Floor(Seating[T]):
     """The seats of a pool. Every public method takes the lock; hooks and destructors run outside of it."""
-
-    def __init__(  # noqa: PLR0913 - what its pool was told
-        self,
-        name: str,
-        *,
-        max_size: int,
-        room: Room,
-        clock: Clock,
-        on_retire: Callable[[str, T], object] | None,
-        replace: bool | None,
-    ) -> None:
-        self.name: str = name
-        self.max_size: int = max_size
-        self.room: Room = room
-        self.clock: Clock = clock
-        self.closed: bool = False
-        self.seats: dict[str, Seat[T]] = {}
-        self.line: Line = Line()
-        self.lock: RLock = RLock()  # a destructor or a signal handler may come back in
-        self.building: int = 0
-        self.idle: int = 0
-        self.idle_bytes: int = 0
-        self.held_bytes: int = 0
-        self.counts: Lives = Lives()
-        self.last_error: str = ""
-        self._on_retire = on_retire
-        self._replace = replace
-        self._swaps = 0
-        self.turnover: Turnover = Turnover()
 
     def forget(self) -> None:
         """In a forked child: whoever held locks, waited, made agents or let them go is gone."""
         self.lock, self.line = RLock(), Line()
         for seat in tuple(self.seats.values()):
+            seat.loop = seat.later = None
             if seat.state == "retiring":
-                self._swap(seat, -1)
-                self._move(seat, "running" if seat.holds else "idle")
+                self._stay(seat)
             elif seat.state == "building" and all(ended(hold) for hold in seat.holds):
                 self.building -= 1
                 self._out(seat)
@@ -88,6 +62,7 @@ class Floor(Generic[T]):
             seat = self.seats.get(visit.id)
             if seat is None:
                 return self._enter(visit)
+            self.recover(seat)
             if seat.state in {"building", "retiring"}:
                 self._meet(visit, seat)
                 return None
@@ -95,6 +70,7 @@ class Floor(Generic[T]):
                 raise ValueError(f"pool {self.name!r} has an agent {visit.id!r}: acquire() it, or del it first")
             self._move(seat, "running")
             seat.holds.append(visit.me)
+            seat.loop = visit.loop or seat.loop
             return seat
 
     def _meet(self, visit: Visit[T], seat: Seat[T]) -> None:
@@ -115,6 +91,7 @@ class Floor(Generic[T]):
             return None
         seat = Seat[T](visit.id, at=self.clock())
         seat.holds.append(visit.me)
+        seat.loop = visit.loop
         if visit.owner is not None:
             seat.owner = visit.owner
         self.seats[visit.id] = seat
@@ -151,13 +128,16 @@ class Floor(Generic[T]):
                 self._swap(victim, 1)
                 visit.victim = victim
                 return ""
-        return self._full() if over > 0 else self.room.tight(cost)
+        return self._full(visit.waiter) if over > 0 else self.room.tight(cost)
 
-    def _full(self) -> str:
+    def _full(self, waiter: Waiter) -> str:
+        if not self.max_size:
+            return f"it lets nobody in (max_size=0, {len(self.seats)} still there): resize() it"
         orphans = sum(seat.orphaned() for seat in self.seats.values())
         kept = f"{self.idle} idle and kept" if self.idle else "none idle"
         lost = f", {orphans} orphaned: retire_orphans()" if orphans else ""
-        wait = f", {len(self.line)} wait" if self.line else ""
+        others = len(self.line) - (waiter in self.line)
+        wait = f", {others} wait" if others else ""
         return f"{len(self.seats)} of {self.max_size} places are taken, {kept}{lost}{wait}"
 
     def born(  # noqa: PLR0913 - what there is to know about a birth
@@ -178,9 +158,11 @@ class Floor(Generic[T]):
             self._move(seat, "running" if hold else "idle")
             seat.ring()
 
-    def unmake(self, seat: Seat[T], *, failed: bool) -> None:
-        """Give a seat up whose agent could not be made, or for which nobody would go."""
+    def unmake(self, seat: Seat[T], *, failed: bool, victim: Seat[T] | None = None) -> None:
+        """Give a seat up whose agent could not be made, or for which its ``victim`` does not go, or not yet."""
         with self.lock:
+            if victim is not None:
+                self._swap(victim, -1)
             self.building -= 1
             self.counts.unborn += failed
             self._out(seat)
@@ -211,6 +193,7 @@ class Floor(Generic[T]):
                 return False
             new = Seat[T](id_, at=self.clock())
             new.agent, new.bytes, new.made_s, new.owner = agent, bytes_, seat.made_s, seat.owner
+            new.loop = seat.loop
             self.counts.finished += 1
             self.counts.created += 1
             self._out(seat)
@@ -287,41 +270,57 @@ class Floor(Generic[T]):
         """Mark idle agents above the cap as going."""
         return self.pick_cheapest(lambda count, _bytes: len(self.seats) - count <= self.max_size, all_=all_)
 
-    def retire(self, seats: Iterable[Seat[T]]) -> list[str]:
-        """Call the hook for seats that are marked as going, and let those go for which it did not fail; their ids."""
+    def retire(self, seats: Iterable[Seat[T]], *, within_s: float | None = None) -> list[str]:
+        """Call the hook for seats that are marked as going, and let those go for which it did not fail; their ids.
+
+        On an event loop those with an async hook go later, when it has ended. ``within_s``: those who are not done by
+        then stay.
+        """
         gone: list[str] = []
         left = list(reversed(list(seats)))
+        until = inf if within_s is None else monotonic() + within_s
         try:
-            while left:
-                failure = self._save(left[-1])
+            while left and (left_s := until - monotonic()) > 0.0:
+                failure = self._saver.save(left[-1], partial(self._over, left[-1]), within_s=min(left_s, _SAVE_S))
                 seat = left.pop()
-                if self._leave_or_stay(seat, failure):
+                if failure != "later" and self._over(seat, failure):
                     gone.append(seat.id)
-                    seat.agent = None
-        finally:
-            for seat in left:  # the hook was told to end, and so was whoever called it
-                self._leave_or_stay(seat, RuntimeError("interrupted"))
+        except BaseException:  # the hook was told to end, and so was whoever called it
+            for seat in left:
+                self._over(seat, RuntimeError("interrupted"))
+            raise
+        with self.lock:
+            for seat in left:
+                self._stay(seat)
         return gone
 
-    def _save(self, seat: Seat[T]) -> Exception | None:
-        if self._on_retire is None:
-            return None
+    async def retire_async(self, seat: Seat[T]) -> None:
+        """As ``retire``, of one, in a task that can wait for its hook."""
         try:
-            self._on_retire(seat.id, cast("T", seat.agent))
-        except Exception as failure:  # noqa: BLE001 - a hook may be anybody's, and its agent is kept
-            return failure.with_traceback(None)  # its frames would keep the agent alive
-        return None
+            failure = await self._saver.save_async(seat)
+        except BaseException:
+            self._over(seat, RuntimeError("interrupted"))
+            raise
+        self._over(seat, failure)
 
-    def _leave_or_stay(self, seat: Seat[T], failure: Exception | None) -> bool:
+    def _over(self, seat: Seat[T], failure: Exception | None) -> bool:
+        """The hook has ended: the agent leaves, or stays if that failed; whether it left."""
         with self.lock:
+            seat.later = None
             if self.seats.get(seat.id) is not seat:
                 return False  # its user removed it meanwhile
-            if failure is None:
-                self.counts.retired += 1
-                self._out(seat)
-                return True
-            self._keep(seat, failure)
-            return False
+            if failure is not None:
+                self._keep(seat, failure)
+                return False
+            self.counts.retired += 1
+            self._out(seat)
+        seat.agent = None
+        return True
+
+    def recover(self, seat: Seat[T]) -> None:
+        """An agent whose hook was left to an event loop that was closed meanwhile stays."""
+        if seat.later is not None and seat.later.is_closed():
+            self._over(seat, RuntimeError("its event loop was closed"))
 
     def _keep(self, seat: Seat[T], failure: BaseException) -> None:
         """Its state could not be saved: it stays, and is left alone for a while."""
@@ -329,71 +328,9 @@ class Floor(Generic[T]):
         self.last_error = f"on_retire of {seat.id!r} failed: {type(failure).__name__}: {failure}"
         seat.keep_until = self.clock() + min(_KEEP_AT_MOST_S, _KEEP_S * 2.0 ** min(seat.failures, 30))
         seat.failures += 1
+        self._stay(seat)
+
+    def _stay(self, seat: Seat[T]) -> None:
         self._swap(seat, -1)
         self._move(seat, "running" if seat.holds else "idle")
         seat.ring()
-
-    def _out(self, seat: Seat[T]) -> None:
-        if self.seats.get(seat.id) is seat:
-            del self.seats[seat.id]
-        self._swap(seat, -1)
-        self._move(seat, "gone")
-        self.held_bytes -= seat.bytes
-        seat.ring()
-        self._freed()
-
-    def _swap(self, seat: Seat[T], change: int) -> None:
-        """Count those who go for a new one that has its seat already: together they take one place."""
-        if seat.swapped is (change < 0):
-            seat.swapped = change > 0
-            self._swaps += change
-
-    def _freed(self) -> None:
-        self.turnover.freed(self.clock())
-        self.line.ring()
-
-    def _move(self, seat: Seat[T], state: State) -> None:
-        """The only place where a state changes: idle ones are counted."""
-        was = seat.state == "idle"
-        seat.state = state
-        change = (state == "idle") - was
-        self.idle += change
-        self.idle_bytes += change * seat.bytes
-
-    # --- weighing -----------------------------------------------------------------------------------------------------
-
-    def weight(self, seat: Seat[T]) -> int:
-        """Accounted bytes of one agent: the object's, at least what its like grow memory by."""
-        return max(seat.bytes, self.room.typical_bytes)
-
-    def all_bytes(self) -> int:
-        """Accounted bytes of all agents."""
-        return max(self.held_bytes, len(self.seats) * self.room.typical_bytes)
-
-    def cost_bytes(self) -> int:
-        """What one more agent takes; 0 while nothing is known."""
-        return self.room.cost_bytes(self.held_bytes, len(self.seats) - self.building)
-
-    def find_orphans(self) -> None:
-        """Count those who have become orphans since the last look."""
-        for seat in tuple(self.seats.values()):
-            orphan = seat.orphaned()
-            if orphan is not seat.orphan:
-                seat.orphan = orphan
-                self.counts.orphaned += orphan
-
-    def stale_bytes(self, idle_s: float) -> int:
-        """What agents hold that have been idle for longer."""
-        with self.lock:
-            since = self.clock() - idle_s
-            return sum(
-                self.weight(seat) for seat in self.seats.values() if seat.state == "idle" and seat.touched_at < since
-            )
-
-    def weigh(self, seat: Seat[T], bytes_: int) -> None:
-        """An agent has grown or shrunk."""
-        with self.lock:
-            if seat.state not in {"gone", "building"}:
-                self.held_bytes += bytes_ - seat.bytes
-                self.idle_bytes += (bytes_ - seat.bytes) * (seat.state == "idle")
-                seat.bytes = bytes_

@@ -7,7 +7,6 @@ import weakref
 from collections import Counter
 from collections.abc import MutableMapping
 from contextlib import suppress
-from inspect import iscoroutinefunction
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -52,6 +51,7 @@ class Pool(MutableMapping[str, T]):
         used_bytes: tells what is used now, by the measure that the limit is compared with.
         max_size: how many agents there may be; None: the rule ``pool_max_size``.
         on_retire: called with id and agent before an idle agent goes, to save its state; if it raises, the agent stays.
+            It may be ``async``: then it runs on the event loop that the agent was last held on.
         max_idle_s: an agent that has been idle for longer is retired without pressure, too.
         cost_bytes: what one agent takes at least; measured if you do not say.
         replace_idle: whether idle ones go for new ones; None: if ``on_retire`` can save them, or a factory made them.
@@ -59,7 +59,7 @@ class Pool(MutableMapping[str, T]):
         clock: monotonic seconds.
 
     Raises:
-        TypeError: a name that is no text, a hook that cannot be called or is ``async``, a size that is no int.
+        TypeError: a name that is no text, a hook that cannot be called, a size that is no int.
         ValueError: a blank name, a negative size.
     """
 
@@ -242,11 +242,12 @@ class Pool(MutableMapping[str, T]):
         floor.max_size = wanted = _size(self.name, max_size)
         picked = floor.pick_surplus(all_=True)
         gone = floor.retire(picked)
-        kept = tuple(seat.id for seat in picked if seat.id not in gone)
+        kept = tuple(seat.id for seat in picked if seat.state not in {"gone", "retiring"})
+        leaving = tuple(seat.id for seat in picked if seat.state == "retiring")
         with floor.lock:
             floor.line.ring_all()
-            above = max(0, len(floor.seats) - wanted - len(kept))
-        return Resized(max_size=wanted, retired=tuple(gone), running_above=above, kept=kept)
+            above = max(0, len(floor.seats) - wanted - len(kept) - len(leaving))
+        return Resized(max_size=wanted, retired=tuple(gone), running_above=above, kept=kept, leaving=leaving)
 
     def retire(self, id: str) -> bool:  # noqa: A002 - as in create
         """Retire one agent now, with its hook, if it is idle or an orphan; whether it went.
@@ -281,6 +282,8 @@ class Pool(MutableMapping[str, T]):
         """Look after itself, in well under a millisecond; the guard calls it about once a second."""
         floor = self._floor
         floor.find_orphans()
+        for seat in tuple(floor.seats.values()):
+            floor.recover(seat)
         with floor.lock:
             floor.line.ring()
             idle = [seat for seat in floor.seats.values() if seat.state == "idle"]
@@ -380,11 +383,8 @@ def _check(name: object, on_retire: object) -> None:
         raise TypeError(f"a pool's name must be text, not {name!r}: write pool('agents')")
     if not name.strip():
         raise ValueError("a pool's name is blank: reports need one, write pool('agents')")
-    if on_retire is not None and (not callable(on_retire) or iscoroutinefunction(on_retire)):
-        raise TypeError(
-            f"pool {name!r}: on_retire={on_retire!r} must be a plain function of id and agent, since any thread may "
-            "call it; from there, asyncio.run_coroutine_threadsafe(save(id, agent), loop).result() reaches a loop"
-        )
+    if on_retire is not None and not callable(on_retire):
+        raise TypeError(f"pool {name!r}: on_retire={on_retire!r} is no function: give one of id and agent")
 
 
 def _size(name: str, max_size: object) -> int:

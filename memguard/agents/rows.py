@@ -66,9 +66,13 @@ class PoolStats:
 
 @value
 class Resized:
-    """What a change of the cap did: who was retired, who runs on above the cap, and who could not be saved."""
+    """What a change of the cap did: who was retired, who runs on above the cap, and who could not be saved.
+
+    ``leaving`` are those whose async hook still runs, since the caller is on an event loop.
+    """
 
     max_size: int
     retired: tuple[str, ...]
     running_above: int
     kept: tuple[str, ...]
+    leaving: tuple[str, ...] = ()

@@ -51,8 +51,11 @@ def _parts(left: Any, right: Any) -> list[tuple[Any, Any]] | None:  # noqa: ANN4
     for kinds, take in _TAKEN_APART:
         if isinstance(left, kinds):
             return take(left, right)
-    if left != left and right != right:  # noqa: PLR0124 - NaN, of whatever type
-        return []
+    try:
+        if left != left and right != right:  # noqa: PLR0124 - NaN, of whatever type
+            return []
+    except Exception:  # noqa: BLE001 - tables compare cell by cell, and have no truth
+        return _pickled(left, right)
     return _attributes(left, right)
 
 
@@ -93,10 +96,7 @@ def _attributes(left: Any, right: Any) -> list[tuple[Any, Any]] | None:  # noqa:
     names: list[str] = cast("Any", copyreg)._slotnames(type(left))  # noqa: SLF001 - as pickle does
     table, other = getattr(left, "__dict__", None), getattr(right, "__dict__", None)
     if not names and table is None:
-        try:  # what it says of itself to others
-            return [] if pickle.dumps(left, 5) == pickle.dumps(right, 5) else None
-        except Exception:  # noqa: BLE001 - pickling runs other people's code
-            return None
+        return _pickled(left, right)
     missing = object()
     pairs = [(getattr(left, name, missing), getattr(right, name, missing)) for name in names]
     if table is not None:
@@ -104,6 +104,14 @@ def _attributes(left: Any, right: Any) -> list[tuple[Any, Any]] | None:  # noqa:
             return None
         pairs += [(value, other[name]) for name, value in table.items()]
     return pairs
+
+
+def _pickled(left: Any, right: Any) -> list[tuple[Any, Any]] | None:  # noqa: ANN401
+    """By what each says of itself to others."""
+    try:
+        return [] if pickle.dumps(left, 5) == pickle.dumps(right, 5) else None
+    except Exception:  # noqa: BLE001 - pickling runs other people's code
+        return None
 
 
 _TAKEN_APART: Final[tuple[tuple[tuple[type, ...], Callable[[Any, Any], list[tuple[Any, Any]] | None]], ...]] = (

@@ -10,6 +10,7 @@ from memguard.agents.rows import AgentRow
 from memguard.values import value
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Iterable
 
     from memguard.agents.rows import State
@@ -51,12 +52,13 @@ class Seat(Generic[T]):
     """One agent's place. Not thread-safe: the pool holds a lock.
 
     ``owner`` is whose agent it is: a weak reference, None when nobody's, "pool" when the pool's own. ``made`` says that
-    a factory made it, and can do so again.
+    a factory made it, and can do so again. ``loop`` is the event loop that it was last held on,
+    ``later`` the one that its hook is left to.
     """
 
     __slots__ = (
-        "agent", "at", "bytes", "failures", "holds", "id", "keep_until", "made", "made_s", "orphan", "owner", "state",
-        "swapped", "touched_at", "waiting",
+        "agent", "at", "bytes", "failures", "holds", "id", "keep_until", "later", "loop", "made", "made_s", "orphan",
+        "owner", "state", "swapped", "touched_at", "waiting",
     )  # fmt: skip
 
     def __init__(self, id_: str, *, at: float) -> None:
@@ -72,6 +74,8 @@ class Seat(Generic[T]):
         self.touched_at: float = at
         self.keep_until: float = 0.0
         self.failures: int = 0
+        self.loop: AbstractEventLoop | None = None
+        self.later: AbstractEventLoop | None = None
         self.orphan: bool = False
         self.swapped: bool = False
         self.waiting: list[Waiter] = []

@@ -21,6 +21,8 @@ _STALE_S: Final = 3.0
 # A pool whose idle agents hold more than this share of what is left of the ladder's first rung is itself the reason
 # for the pressure, and gives the rest back before any cache is asked: there, caches are not.
 _FAIR_RATIO: Final = 0.5
+# The guard goes on without who takes longer than 5 s.
+_SAVE_S: Final = 3.0
 
 
 class Shedder:
@@ -79,7 +81,7 @@ class Shedder:
             return 0
         picked = floor.pick_cheapest(lambda _count, bytes_: bytes_ >= wanted_bytes)
         weights = {seat.id: floor.weight(seat) for seat in picked}
-        gone = floor.retire(picked)
+        gone = floor.retire(picked, within_s=_SAVE_S)
         del picked
         if weights and not gone:
             raise RuntimeError(floor.last_error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Final
 
 from memguard.agents import codecs
@@ -86,19 +87,18 @@ class Shrinking:
         if isinstance(blob, Obstacle):
             self.reports.add(key, Obstacle(blob.kind, f"compact() is given a copy, and {blob.text}"))
             return None
-        before = entry_bytes(key, value)
+        before, after = entry_bytes(key, value), 0
         try:
             made = compact(codecs.unpack(blob))
         except Exception as error:  # noqa: BLE001 - the user's
-            self.reports.add(key, Obstacle("compact", f"compact() failed ({type(error).__name__}: {error})"))
-            return None
-        if made is None:
-            self.reports.add(key, Obstacle("compact", "compact() returned None: let it return the smaller state"))
-            return None
-        after = entry_bytes(key, made)
-        if after >= before:
-            text = f"compact() made {format_bytes(after)} of {format_bytes(before)}"
-            self.reports.add(key, Obstacle("compact", text))
+            made, fault = None, f"failed ({type(error).__name__}: {error})"
+        else:
+            fault = _no_state(made)
+        if not fault:
+            after = entry_bytes(key, made)
+            fault = f"made {format_bytes(after)} of {format_bytes(before)}" if after >= before else ""
+        if fault:
+            self.reports.add(key, Obstacle("compact", f"compact() {fault}"))
             return None
         return made, after
 
@@ -171,3 +171,14 @@ class Shrinking:
         key = self.gauge.pick()
         if key is not None:
             self.look_over(key)
+
+
+def _no_state(made: object) -> str:
+    """What is wrong with what the user's callable returned; "" when it may be a state."""
+    if made is None:
+        return "returned None: let it return the smaller state"
+    if isinstance(made, (CoroutineType, GeneratorType)):
+        made.close()
+        kind = "coroutine" if isinstance(made, CoroutineType) else "generator"
+        return f"returned a {kind}: let it return the smaller state, without async and yield"
+    return ""

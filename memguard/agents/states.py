@@ -6,7 +6,7 @@ import time
 import weakref
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 from memguard.agents import codecs
 from memguard.agents.figures import Figures
@@ -65,7 +65,7 @@ class States(MutableMapping[str, T]):
     Safe between threads; nothing waits for packing. In a forked child all states are there as they were.
 
     Raises:
-        ValueError: a setting that cannot be meant.
+        TypeError, ValueError: a setting that cannot be meant.
         MissingExtra: ``codec="zstd"`` without its package.
     """
 
@@ -85,6 +85,8 @@ class States(MutableMapping[str, T]):
     ) -> None:
         if not name.strip():
             raise ValueError("states need a name that is not blank, for events and reports: write name='beliefs'")
+        if not isinstance(cast("object", compact), bool) and not callable(compact):
+            raise TypeError(f"compact={compact!r} is neither True, False nor a function that makes a state smaller")
         codecs.check_codec(codec, floats)
         disk = _disk(spill, spill_max_bytes)
         self._clock = clock
@@ -339,14 +341,21 @@ class States(MutableMapping[str, T]):
 def _limit(what: str, limit: int | str | None) -> int | None:
     if limit is None:
         return None
-    count = parse_bytes(limit)
+    count = _bytes(what, limit)
     if count <= 0:
         raise ValueError(f"{what}={limit!r} leaves no room for any state (None: no limit)")
     return count
 
 
+def _bytes(what: str, amount: int | str) -> int:
+    try:
+        return parse_bytes(amount)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{what}={amount!r}: {error}") from None
+
+
 def _disk(spill: bool | str | os.PathLike[str], quota: int | str) -> Spill | None:  # noqa: FBT001 - as given
-    quota_bytes = parse_bytes(quota)
+    quota_bytes = _bytes("spill_max_bytes", quota)
     if spill is False or not quota_bytes:
         return None
     if spill is True:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from memguard.agents.saving import current_loop
 from memguard.agents.seats import current_owner
 from memguard.agents.waiting import Waiter
 from memguard.errors import PoolFull
 from memguard.units import format_seconds
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
     from memguard.agents.floor import Floor
@@ -31,7 +33,7 @@ class Visit(Generic[T]):
     ``hold`` keeps it for the caller, ``fresh`` wants a new one, ``waits`` stands in line when there is no place.
     """
 
-    __slots__ = ("busy", "factory", "fresh", "hold", "id", "me", "owner", "victim", "waiter", "waits", "why")
+    __slots__ = ("busy", "factory", "fresh", "hold", "id", "loop", "me", "owner", "victim", "waiter", "waits", "why")
 
     def __init__(self, id_: str, factory: Callable[[], Any] | None, *, fresh: bool = False, hold: bool = True) -> None:
         self.id: str = id_
@@ -40,6 +42,7 @@ class Visit(Generic[T]):
         self.hold: bool = hold
         self.owner: Owner | None = None
         self.me: Owner = current_owner()
+        self.loop: AbstractEventLoop | None = current_loop()
         self.waiter: Waiter = _NOBODY
         self.waits: bool = False
         self.victim: Seat[T] | None = None

@@ -102,3 +102,6 @@ class Line:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def __contains__(self, waiter: Waiter) -> bool:
+        return waiter in self._waiting

@@ -114,6 +114,11 @@ def _check_call(name: str, what: str, call: object, *, arguments: tuple[int, ...
         raise TypeError(f"holder {name!r}: {what}={call!r} cannot be called: write {what}={mend}")
     import inspect  # noqa: PLC0415 - 5 ms that only a registration needs
 
+    if inspect.iscoroutinefunction(call) or inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
+        raise TypeError(
+            f"holder {name!r}: {what}={call!r} is async or yields, and the guard's thread would never run it: write a "
+            f"plain function, which may hand over to a loop by asyncio.run_coroutine_threadsafe"
+        )
     try:
         signature = inspect.signature(call)
     except (ValueError, TypeError):

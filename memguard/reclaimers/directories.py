@@ -293,7 +293,7 @@ def directories_of(roster: Roster | None = None) -> Directories:
 
 def _named(path: str | os.PathLike[str]) -> str:
     """The directory that is meant, without links; never one that holds what is running."""
-    text = os.fsdecode(path)
+    text = os.path.expanduser(os.fsdecode(path))  # noqa: PTH111 - one flavour of path in this room
     if not text.strip() or "\0" in text:
         raise ValueError(f"directory {path!r} is no path: write it like '/var/cache/app'")
     real = os.path.realpath(text)

@@ -60,6 +60,17 @@ class _Pool(Protocol):
     def __len__(self) -> int: ...
 
 
+class _Worker(Protocol):
+    @property
+    def slot(self) -> int: ...
+    @property
+    def used_bytes(self) -> int: ...
+    @property
+    def yield_bytes(self) -> int: ...
+    @property
+    def promised_bytes(self) -> int: ...
+
+
 class _Alert(Protocol):
     @property
     def name(self) -> str: ...
@@ -84,6 +95,8 @@ class Watched(Protocol):
     def operations(self) -> _Operations: ...  # noqa: D102
     @property
     def pools(self) -> Sequence[_Pool]: ...  # noqa: D102
+    @property
+    def workers(self) -> Sequence[_Worker]: ...  # noqa: D102
     @property
     def alerts(self) -> Sequence[_Alert]: ...  # noqa: D102
     def tell(self, name: str, text: str, **attributes: str | float | bool) -> None: ...  # noqa: D102
@@ -196,6 +209,10 @@ def _vital(name: str) -> Callable[[Watched, Meters], Iterable[Reading]]:
     return lambda guard, _: _one(getattr(guard.snapshot.vitals, name, None))
 
 
+def _of_workers(name: str) -> Callable[[Watched, Meters], Iterable[Reading]]:
+    return lambda guard, _: [((str(worker.slot),), getattr(worker, name)) for worker in guard.workers]
+
+
 def _usage(guard: Watched, _: Meters) -> Iterable[Reading]:
     reading = guard.snapshot.reading
     return _one(None if reading is None else reading.used_bytes)
@@ -254,6 +271,9 @@ _READERS: Mapping[str, Callable[[Watched, Meters], Iterable[Reading]]] = {
     "memguard.gc.pause.time": lambda guard, _: _one(guard.gc_stats.pause_total_s),
     "memguard.operation.running": lambda guard, meters: meters.running(guard.operations.running_types()),
     "memguard.operation.memory.growth": lambda _, meters: meters.grown_bytes,
+    "memguard.worker.memory.usage": _of_workers("used_bytes"),
+    "memguard.worker.memory.sheddable": _of_workers("yield_bytes"),
+    "memguard.worker.memory.promised": _of_workers("promised_bytes"),
     "memguard.pool.agents": lambda guard, _: [((pool.name,), len(pool)) for pool in guard.pools],
     "memguard.pool.limit": lambda guard, _: [((pool.name,), pool.max_size) for pool in guard.pools],
     "memguard.alert.active": lambda guard, _: [((alert.name, alert.severity), 1) for alert in guard.alerts],

@@ -147,8 +147,7 @@ def test_room_that_a_burst_could_use_up_narrows_the_gate() -> None:
     flat = lessons.costs.route("GET /dear", 1.0).flat
     for _ in range(10):
         flat.requests += 1
-        flat.moved(10.0 * MIB, 1.0)
-    flat.sure = True
+        flat.moved(10.0 * MIB, 1.0, sure=True)
     lessons.costs.route("GET /dear", scene.guard.snapshot.at)
     for _ in range(30):
         scene.look()

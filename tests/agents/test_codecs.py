@@ -220,6 +220,18 @@ def test_sameness() -> None:
         assert not same(one, two), (one, two)
 
 
+def test_tables_are_the_same_by_what_they_pickle() -> None:
+    """What compares cell by cell, as pandas does, and has no truth of its own."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": range(9), "b": [f"x{n % 3}" for n in range(9)]})
+    for table in (frame, frame["a"], frame.set_index("a"), frame.groupby("b").sum(), pandas.Index([1, 2])):
+        assert same([table], [unpack(packed(table))])
+    changed = frame.copy()
+    changed.iloc[0, 0] = 7
+    assert not same(frame, changed)
+    assert not same(frame["a"], frame["a"].astype("int8"))
+
+
 def test_sameness_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many parts to look at one by one count as not equal: the original stays."""
     from memguard.agents import sameness

@@ -410,12 +410,14 @@ def test_repr_shows_no_content(filled: States[Any]) -> None:
         ({"codec": "lz4"}, "zlib, zstd"),
         ({"floats": "float8"}, "float32"),
         ({"spill": "/nowhere/at/all"}, "no directory"),
-        ({"spill_max_bytes": -1}, "negative"),
+        ({"spill_max_bytes": -1}, "spill_max_bytes=-1.*negative"),
+        ({"max_bytes": True}, "max_bytes=True"),
+        ({"compact": "no"}, "compact='no'"),
     ],
 )
 def test_settings_that_cannot_be_meant(options: dict[str, Any], words: str) -> None:
     """Each is refused when the states are made, with the value and the mend."""
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((TypeError, ValueError), match=words):
         States(**options)
 
 

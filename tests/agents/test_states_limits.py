@@ -20,7 +20,7 @@ from memguard.errors import StateTooLarge
 from memguard.testing import FakeClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -151,6 +151,16 @@ def same_again(state: list[str]) -> list[str]:
     return state
 
 
+async def waits(state: list[str]) -> list[str]:
+    """Would shorten it, if somebody awaited that."""
+    return state[-10:]
+
+
+def yields(state: list[str]) -> Iterator[str]:
+    """Would shorten it, if somebody iterated."""
+    yield from state[-10:]
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [
@@ -159,6 +169,8 @@ def same_again(state: list[str]) -> list[str]:
         (spoils, "returned None"),
         (spoils_and_raises, "ZeroDivisionError: oops"),
         (same_again, "compact() made"),
+        (waits, "returned a coroutine"),
+        (yields, "returned a generator"),
     ],
 )
 def test_a_function_that_is_no_good(function: Callable[[Any], Any], words: str) -> None:

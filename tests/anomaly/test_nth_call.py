@@ -92,20 +92,21 @@ class Stage:
         self.guard.stop()
 
 
-def _calls(count: Callable[[Stage], int]) -> list[int]:
-    """Which calls there are when nothing fails: all the early ones, and a sample of the rest."""
+def _calls(count: Callable[[Stage], int], error: type[Exception]) -> list[int]:
+    """Which calls there are when nothing fails: all the early ones, and a sample of the rest, each error another."""
     stage = Stage(RuntimeError)
     stage.play()
     stage.recovered()
     total = count(stage)
     assert total > 3
-    return [*range(1, min(total, 25) + 1), *range(26, total + 1, max(1, total // 50))]
+    step = max(len(ERRORS), total // 15)
+    return [*range(1, min(total, 25) + 1), *range(26 + ERRORS.index(error) * step // len(ERRORS), total + 1, step)]
 
 
 @each_error
 def test_each_reading(error: type[Exception]) -> None:
     """Whichever reading fails, in a look or around an attempt."""
-    for number in _calls(lambda stage: stage.probe.calls):
+    for number in _calls(lambda stage: stage.probe.calls, error):
         stage = Stage(error, reads={number})
         stage.play()
         stage.recovered()
@@ -114,7 +115,7 @@ def test_each_reading(error: type[Exception]) -> None:
 @each_error
 def test_runs_of_readings(error: type[Exception]) -> None:
     """Three readings in a row fail, wherever they fall: an attempt cannot be measured even at the second try."""
-    for number in _calls(lambda stage: stage.probe.calls)[::3]:
+    for number in _calls(lambda stage: stage.probe.calls, error)[::3]:
         stage = Stage(error, reads=range(number, number + 3))
         stage.play()
         stage.recovered()
@@ -123,7 +124,7 @@ def test_runs_of_readings(error: type[Exception]) -> None:
 @each_error
 def test_each_size(error: type[Exception]) -> None:
     """Whichever question for a size fails: unknown is not nothing."""
-    for number in _calls(lambda stage: stage.answers.calls[0]):
+    for number in _calls(lambda stage: stage.answers.calls[0], error):
         stage = Stage(error, sizes={number})
         stage.play()
         stage.recovered()
@@ -150,7 +151,7 @@ def test_each_attempt(error: type[Exception]) -> None:
 @each_error
 def test_each_event(error: type[Exception]) -> None:
     """Whichever event a sink fails on, and all of them."""
-    for number in _calls(lambda stage: len(stage.sink.events)):
+    for number in _calls(lambda stage: len(stage.sink.events), error):
         stage = Stage(error, sinks={number})
         stage.play()
         stage.recovered()

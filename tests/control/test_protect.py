@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import warnings
+import weakref
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -255,8 +257,22 @@ def test_ended_operations_keep_no_request() -> None:
     """The last operations are kept for those who ask; their requests are not."""
     guard, _, _ = fake_guard()
     app = protected(guard=guard)
-    asyncio.run(ask(app, "GET", "/work/1"))
-    assert all(getattr(operation, "_scope", "") is None for operation in guard.operations._ended)
+    held: list[weakref.ref[Any]] = []
+
+    async def outside(scope: Any, receive: Any, send: Any) -> None:
+        scope["mark"] = mark = type("Mark", (), {})()
+        held.append(weakref.ref(mark))
+        await app(scope, receive, send)
+        del scope["mark"]
+
+    async def twice() -> None:
+        for _ in range(2):  # one that is read, one that passes
+            await ask(outside, "GET", "/work/1")
+
+    asyncio.run(twice())
+    assert len(guard.operations.ended()) == 2
+    gc.collect()
+    assert [ref() for ref in held] == [None, None]
 
 
 def test_websockets_are_counted() -> None:
@@ -511,3 +527,99 @@ def test_a_cache_that_cannot_be_cleared_does_not_stop_the_others(caplog: pytest.
     assert rows["sound"]["entries"] == 1
     assert not sound
     assert rows["broken"]["error"] or rows["broken"]["entries"] == 0
+
+
+@pytest.mark.parametrize(("method", "path"), [("DELETE", f"{API}/monitoring/memory"), ("POST", "/livez")])
+def test_another_method_is_a_problem(method: str, path: str) -> None:
+    """405 on a path of ours is a problem object, like every other error, and says which methods there are."""
+    answer = asyncio.run(ask(protected(local_actions=True), method, path))
+    assert (answer.status_code, answer.headers["content-type"]) == (405, "application/problem+json")
+    assert "GET" in answer.headers["allow"]
+    assert "GET" in answer.json()["detail"]
+
+
+def test_of_frequent_requests_a_sample_is_read() -> None:
+    """All are counted and timed; memory is read for ten a second of a kind, and the rest take their mean."""
+    guard, _, clock = fake_guard()
+    readings = iter(range(0, 1 << 40, 1 << 20))
+    guard.operations._read = lambda: next(readings)
+    app = FastAPI()
+
+    @app.get("/work/{number}")
+    async def work(number: int) -> None:
+        clock.advance(0.02)
+
+    protect(app, guard)
+
+    async def many() -> None:
+        for number in range(50):
+            await ask(app, "GET", f"/work/{number % 10}")
+
+    asyncio.run(many())
+    (row,) = guard.operations.stats()
+    assert (row.type, row.count) == ("GET /work/{number}", 50)
+    assert row.sampled == 10
+    assert row.memory_mean_bytes == 1 << 20  # two readings each, and each reading is a MiB more
+    assert row.memory_total_bytes == 50 << 20
+    assert guard.operations.completed == 50
+    rows = asyncio.run(ask(app, "GET", f"{API}/monitoring/operations")).json()["operations"]
+    assert len(rows) == 50
+    assert [each["memory_sampled"] for each in rows].count(True) == 10
+    assert {each["memory_delta_mb"] for each in rows} == {1.0}
+    assert len({each["id"] for each in rows}) == 50
+
+
+def test_a_request_that_lasts_is_read() -> None:
+    """A request that passes at first is listed while it runs, and read from its first second on."""
+    app, (guard, _, clock) = FastAPI(), fake_guard()
+    used = [100]
+    guard.operations._read = lambda: used[0]
+    seen: list[tuple[bool, int]] = []
+
+    @app.get("/long")
+    async def long(last: int = 0) -> None:
+        if last:
+            for seconds in (0.1, 2.0):
+                clock.advance(seconds)
+                (row,) = guard.operations.running(type="GET /long")
+                seen.append((row.sampled, row.memory_delta_bytes))
+            clock.advance(5.0)
+            used[0] = 700
+
+    protect(app, guard)
+
+    async def both() -> None:
+        await ask(app, "GET", "/long")
+        await ask(app, "GET", "/long?last=1")
+
+    asyncio.run(both())
+    last, first = guard.operations.ended()
+    assert (first.sampled, last.sampled) == (True, True)
+    assert [sampled for sampled, _ in seen] == [False, True]
+    assert last.memory_delta_bytes == 600
+    assert last.duration_s == pytest.approx(7.1)
+
+
+def test_work_inside_of_a_request_that_passes_is_measured() -> None:
+    """An operation inside of a request that was not read has its growth to itself, and the request has it too."""
+    app, (guard, _, clock) = FastAPI(), fake_guard()
+    used = [100]
+    guard.operations._read = lambda: used[0]
+
+    @app.get("/agent")
+    async def agent() -> None:
+        with guard.operation("agent.run"):
+            clock.advance(0.01)
+            used[0] += 50
+
+    protect(app, guard)
+
+    async def thrice() -> None:
+        for _ in range(3):
+            await ask(app, "GET", "/agent")
+
+    asyncio.run(thrice())
+    deltas = [(row.type, row.memory_delta_bytes) for row in guard.operations.ended() if row.sampled]
+    assert deltas.count(("agent.run", 50)) == 3
+    assert deltas.count(("GET /agent", 50)) == 3
+    assert guard.operations.unattributed_bytes == 0

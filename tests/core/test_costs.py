@@ -38,7 +38,7 @@ def _taught(costs: Costs, label: str, mean_bytes: float, at: float = 0.0, reques
     route = costs.route(label, at)
     for _ in range(requests):
         route.flat.requests += 1
-        route.flat.moved(mean_bytes, 1.0)
+        route.flat.moved(mean_bytes, 1.0, sure=True)
     return route
 
 
@@ -48,6 +48,15 @@ def test_few_requests_teach_nothing() -> None:
     assert _taught(Costs(), "GET /x", MIB, requests=10).predict(0) == MIB
 
 
+def test_what_may_be_chance_is_not_known() -> None:
+    """However many requests were seen, nothing is predicted while the estimate may be chance."""
+    route = _taught(Costs(), "GET /x", MIB)
+    route.flat.moved(MIB, 1.0, sure=False)
+    assert route.predict(0) is None
+    route.flat.moved(MIB, 1.0, sure=True)
+    assert route.predict(0) == MIB
+
+
 def test_a_body_is_learned_as_a_ratio() -> None:
     """What 2 MiB taught holds for 60 MiB."""
     body = Route("POST /x").body
@@ -55,7 +64,7 @@ def test_a_body_is_learned_as_a_ratio() -> None:
     route.body = body
     for _ in range(10):
         body.requests += 1
-        body.moved(3.0 * MIB, 1.0)
+        body.moved(3.0 * MIB, 1.0, sure=True)
     assert route.predict(60 * MIB) == 180 * MIB
 
 
@@ -64,11 +73,11 @@ def test_the_prediction_is_the_95th_percentile_of_those_alone() -> None:
     flat = _taught(Costs(), "GET /x", MIB).flat
     for number in range(40):
         flat.alone(3.0 if number % 10 == 0 else 1.0)
-    flat.moved(MIB, 1.0)
+    flat.moved(MIB, 1.0, sure=True)
     assert flat.unit_bytes == 3 * MIB
     for _ in range(64):  # and it is forgotten when it does not come back
         flat.alone(1.0)
-    flat.moved(MIB, 1.0)
+    flat.moved(MIB, 1.0, sure=True)
     assert flat.unit_bytes == MIB
 
 

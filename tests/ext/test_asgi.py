@@ -63,6 +63,8 @@ class ShutGate(Gate):
 class FakeGuard:
     """Admits everything, or refuses everything, and keeps the tickets."""
 
+    rules = Rules()
+
     def __init__(self, *, refuses: bool = False, retry_after_s: float = 2.0) -> None:
         self.gate = ShutGate(retry_after_s) if refuses else Gate(rules=Rules(), clock=lambda: 0.0)
         blank = Snapshot(at=0.0, reading=None, limit=None, pressure=0.0, level=Level.OK, forecast=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -35,9 +34,12 @@ def test_no_such_command(arguments: list[str], capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("name", sorted(command_line._COMMANDS))
-def test_every_listed_command_is_there(name: str) -> None:
-    """A command that --help lists belongs to a room that exists."""
-    assert importlib.util.find_spec(f"memguard.{name}") is not None
+def test_every_listed_command_is_there(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command that --help lists exists, and its own --help says how it is called."""
+    with pytest.raises(SystemExit) as ended:
+        command_line.main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: memguard {name} " in capsys.readouterr().out
 
 
 def test_options_reach_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +82,13 @@ def test_expected_ends_are_no_tracebacks(
     shown = capsys.readouterr()
     assert shown.err.startswith(words)
     assert "Traceback" not in shown.err
+
+
+def test_a_programs_own_broken_pipe_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that breaks in a program under `run` is not taken for a reader of ours that has gone."""
+    monkeypatch.setitem(command_line._COMMANDS, "run", (_failing(BrokenPipeError("a database's")), ""))
+    with pytest.raises(BrokenPipeError, match="a database's"):
+        command_line.main(["run", "app:main"])
 
 
 def test_as_a_module() -> None:

@@ -17,12 +17,13 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     pytester.makeconftest((ROOT / "tests" / "conftest.py").read_text())
     pytester.makeini("[pytest]\nmarkers = real: needs the machine\n")
     monkeypatch.setenv("MEMGUARD_REAL_REQUIRED", "1")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     return pytester
 
 
-def _run(suite: pytest.Pytester) -> pytest.RunResult:
+def _run(suite: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     # A process of its own: Hypothesis' profiles are global.
-    return suite.runpytest_subprocess("-p", "no:cacheprovider")
+    return suite.runpytest_subprocess("-p", "no:cacheprovider", "-p", "pytest_rerunfailures", *arguments)
 
 
 def test_a_skip_is_a_failure(suite: pytest.Pytester) -> None:
@@ -52,6 +53,19 @@ def test_none_at_all_is_a_failure(suite: pytest.Pytester) -> None:
     """A run without any `real` test is no proof."""
     suite.makepyfile("def test_it(): pass\n")
     assert _run(suite).ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_workers_count(suite: pytest.Pytester) -> None:
+    """What ran or skipped in other processes counts too."""
+    several = ("-p", "xdist", "-n", "2")
+    suite.makepyfile(test_it=_MARKED.format("pass"))
+    result = _run(suite, *several)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["tests marked real that ran: 1"])
+    suite.makepyfile(test_it=_MARKED.format("pytest.skip('no jq here')"))
+    _run(suite, *several).assert_outcomes(failed=1)
+    suite.makepyfile(test_it="def test_it(): pass\n")
+    assert _run(suite, *several).ret == pytest.ExitCode.TESTS_FAILED
 
 
 def test_a_run_is_a_pass(suite: pytest.Pytester) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from memguard.model import Level
 from memguard.reclaimers.callback import Callback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class _Owner:
@@ -92,6 +95,14 @@ def test_failures_pass_through() -> None:
         Callback("states", fail).reclaim(1)
 
 
+async def _late(wanted_bytes: int) -> int:
+    return wanted_bytes
+
+
+def _bit_by_bit() -> Iterator[int]:
+    yield 0
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
@@ -102,6 +113,8 @@ def test_failures_pass_through() -> None:
         ({"at": "WARNING"}, TypeError, r"at='WARNING' is no level: choose one of Level\.OK"),
         ({"at": 2}, TypeError, "is no level"),
         ({"reclaim": 3}, TypeError, "reclaim=3 cannot be called"),
+        ({"reclaim": _late}, TypeError, "is async or yields"),
+        ({"size": _bit_by_bit}, TypeError, "is async or yields"),
         ({"reclaim": lambda: 0}, TypeError, "must take one argument, wanted_bytes"),
         ({"reclaim": _Owner().held_bytes}, TypeError, "write reclaim=lambda wanted_bytes: "),
         ({"size": lambda wanted_bytes: 0}, TypeError, "size must take no argument"),

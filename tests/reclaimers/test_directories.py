@@ -686,7 +686,14 @@ print(cleanup.files, *cleanup.notes)
 def test_dangerous_names_are_refused(path: str) -> None:
     """Nobody registers the root, a home, the program's or Python's own folder by mistake."""
     with pytest.raises(ValueError, match=r"holds .*name the cache directory itself|is no path"):
-        Directory(path if "\0" in path else Path(path).expanduser() if path.strip() else path)
+        Directory(path)
+
+
+def test_a_home_is_what_people_mean_by_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path like ~/cache is below the home directory, not below a folder of that name."""
+    (root / "cache").mkdir()
+    monkeypatch.setenv("HOME", str(root))
+    assert Directory("~/cache").path == str((root / "cache").resolve())
 
 
 def test_a_file_is_no_directory(root: Path) -> None:

@@ -9,7 +9,7 @@ from memguard._core.costs import SMALL_BODY_BYTES
 from memguard.errors import AdmissionRefused
 from memguard.ext.asgi.requests import TICKET, BodyRequest, Request, announced_bytes
 from memguard.ext.asgi.sockets import Socket
-from memguard.ext.asgi.wire import refuse_request, refuse_socket
+from memguard.ext.asgi.wire import TRY_AGAIN_LATER, closing, refuse_request, refuse_socket
 from memguard.units import parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
@@ -34,9 +34,11 @@ class MemguardMiddleware:
 
     What a request will need is learned per route (``docs/admission.md``); until it is, 8 times a body above 64 KiB and
     nothing for the rest. Bodies without a true length are charged as they come, and cut off with 413 or 503 when they
-    outgrow the room. The ticket is closed when the app returns, after streaming and background tasks: done, failed
-    after an exception, abandoned when the client left or the task was cancelled. Lifespan passes untouched, as do the
-    ``exempt`` paths: a health probe that is shed with the rest gets a healthy process restarted.
+    outgrow the room. A refusal that the application itself meets (``PoolFull``, ``FeatureOff``, one of ``guard.admit``)
+    and does not catch is answered in the same way; where the rules ask for a fuse, a MemoryError too. The ticket is
+    closed when the app returns, after streaming and background tasks: done, failed after an exception, abandoned when
+    the client left or the task was cancelled. Lifespan passes untouched, as do the ``exempt`` paths: a health probe
+    that is shed with the rest gets a healthy process restarted.
 
     Args:
         app: the application.
@@ -70,7 +72,7 @@ class MemguardMiddleware:
     ) -> None:
         if isinstance(exempt, str):
             raise TypeError(f"exempt={exempt!r} is one path: write it as ({exempt!r},)")
-        self.app = app
+        self.app: App = _behind_fuse(app, guard) if guard.rules.fuse else app
         self.guard = guard
         self.exempt: frozenset[str] = frozenset(exempt)
         self.wait_s: float = parse_seconds(wait_s)
@@ -112,6 +114,10 @@ class MemguardMiddleware:
             if request.fate == "cut":  # it was told that the client has gone: that it minds is no news
                 request.close("failed")
                 return
+            if isinstance(error, AdmissionRefused) and not request.begun:  # by a pool, a budget, a feature
+                request.close("failed")
+                await refuse_request(error, send)
+                return
             request.close("abandoned" if request.left(error) else "failed")
             raise
         except BaseException:  # asyncio's or trio's cancellation, or a coroutine that was dropped
@@ -131,6 +137,8 @@ class MemguardMiddleware:
     def _asked(self, scope: Scope, receive: Receive, send: Send) -> BodyRequest:
         """A request with a body, or one that came while room is short; its fate is "asked" when it does not fit."""
         announced = 0 if scope["method"] == "GET" else announced_bytes(scope["headers"])
+        if self._gate.leaving:
+            send = closing(scope, send)
         request = BodyRequest(self._gate, scope, receive, send, announced)
         if self._priority is not None:
             request.priority = self._rank(scope)
@@ -149,11 +157,11 @@ class MemguardMiddleware:
         """Wait for room if that is allowed; whether there was some. Else the request is refused."""
         gate = self._gate
         try:
-            if self.wait_s <= 0.0:
+            if self.wait_s <= 0.0 or gate.leaving == "refusing":
                 raise gate.refusal(request)
             await gate.wait_async(request, self.wait_s)
         except AdmissionRefused as refused:
-            await refuse_request(refused, send, close=request.unread)
+            await refuse_request(refused, send, close=request.unread or bool(gate.leaving))
             return False
         request.fate = ""
         return True
@@ -184,8 +192,10 @@ class MemguardMiddleware:
                 await self.app(scope, socket.receive, socket.send)
                 if socket.cut:
                     socket.close("failed")
-        except Exception:
-            if not socket.cut:  # as for requests
+        except Exception as error:
+            if isinstance(error, AdmissionRefused) and not socket.closed:  # as for requests
+                await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": "memory is short"})
+            elif not socket.cut:
                 raise
         finally:
             scope.pop(TICKET, None)
@@ -233,3 +243,9 @@ class MemguardMiddleware:
         """Whether it is an exempt path after all: mounted or behind a proxy, it begins with root_path (ASGI 3)."""
         path, root = scope["path"], scope["root_path"]
         return path.startswith(root) and path[len(root) :] in self.exempt
+
+
+def _behind_fuse(app: App, guard: Guard) -> App:
+    from memguard.ext.asgi.fused import Fused  # noqa: PLC0415 - few have one
+
+    return Fused(app, guard)

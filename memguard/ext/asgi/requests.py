@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from memguard._core.costs import COLD_RATIO, SMALL_BODY_BYTES
 from memguard.admission import Ticket
+from memguard.errors import AdmissionRefused
 from memguard.ext.asgi.templates import template
 from memguard.ext.asgi.wire import refuse_request
 from memguard.units import KIB
@@ -25,6 +27,7 @@ TICKET = "memguard.ticket"
 
 # A body that is longer than announced is charged in steps of so much: a lock is cheap, but not free.
 _STEP_BYTES = 256 * KIB
+_FAILED = 500
 _ENDS = frozenset({"http.response.body", "http.response.pathsend", "http.response.trailers"})
 
 
@@ -52,7 +55,7 @@ class Request(Ticket):
         self.bytes = None
         self.outcome = None
         self.fate: str = ""
-        """"left" once the client has gone, "cut" once its body was refused in the middle."""
+        """"left" once the client has gone, "cut" once it was refused in the middle."""
 
     @property
     def label(self) -> str:
@@ -92,7 +95,21 @@ class Request(Ticket):
     def send(self, message: Message) -> Awaitable[None]:
         """Pass a message on."""
         self._last = message
-        return self._send(message)
+        return self._failed(message) if message.get("status") == _FAILED else self._send(message)
+
+    def _failed(self, message: Message) -> Awaitable[None]:
+        """A 500 that a framework makes of a refusal (of a full pool, a feature that is off) becomes that refusal."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, AdmissionRefused):
+            return self._send(message)
+        self.fate, send = "cut", self._send
+        self._send = _nowhere
+        return refuse_request(error, send)
+
+    @property
+    def begun(self) -> bool:
+        """Whether an answer has begun."""
+        return self._last is not None
 
     @property
     def read_bytes(self) -> int:
@@ -192,7 +209,7 @@ class BodyRequest(Request):
         self._last = message
         if self.bytes and self.answered:
             self._gate.settle(self)
-        return self._send(message)
+        return self._failed(message) if message.get("status") == _FAILED else self._send(message)
 
 
 def announced_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int:

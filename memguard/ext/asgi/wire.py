@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from memguard.errors import AdmissionRefused
 
-__all__ = ["App", "Message", "Receive", "Scope", "Send", "refuse_request", "refuse_socket"]
+__all__ = ["App", "Message", "Receive", "Scope", "Send", "closing", "refuse_request", "refuse_socket"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -42,6 +42,20 @@ async def refuse_request(refused: AdmissionRefused, send: Send, *, prefix: str =
         headers.append((b"connection", b"close"))
     await send({"type": f"{prefix}.response.start", "status": problem["status"], "headers": headers})
     await send({"type": f"{prefix}.response.body", "body": body})
+
+
+def closing(scope: Scope, send: Send) -> Send:
+    """A ``send`` whose answer says that the connection ends with it; HTTP/2 and later have no such header."""
+    if scope.get("http_version", "1.1") >= "2":
+        return send
+
+    async def closed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            kept = [pair for pair in message.get("headers", ()) if bytes(pair[0]).lower() != b"connection"]
+            message = {**message, "headers": [*kept, (b"connection", b"close")]}
+        await send(message)
+
+    return closed
 
 
 async def refuse_socket(refused: AdmissionRefused, scope: Scope, receive: Receive, send: Send) -> None:

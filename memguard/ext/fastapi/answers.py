@@ -1,8 +1,8 @@
 """The shapes of the control API's answers; MiB end in ``_mb``, KiB in ``_kb``, bytes in ``_bytes``."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "Agent",
@@ -86,6 +86,20 @@ class Children(BaseModel):
     memory_mb: float | None
 
 
+class Worker(BaseModel):
+    """A process that shares the limit, as it last said."""
+
+    pid: int
+    own: bool = Field(description="whether it is the one that answers")
+    level: str
+    state: str = Field(description="serving, draining or handing over")
+    used_mb: float = Field(description="resident; pages that forked workers share count in each")
+    yield_mb: float = Field(description="what it could shed without much harm")
+    promised_mb: float
+    running: int = Field(description="requests that are under way")
+    refused: int
+
+
 class Memory(BaseModel):
     """How memory stands, as of the guard's last look."""
 
@@ -113,6 +127,7 @@ class Memory(BaseModel):
     gc: Gc
     process: Process
     children: Children
+    workers: list[Worker] = Field(description="all that share the limit and a guard's ledger; empty when there is one")
     running_requests: int
     waiting_requests: int
     served_requests: int
@@ -314,6 +329,7 @@ class Operation(BaseModel):
     duration_s: float
     memory_delta_mb: float
     shared: bool = Field(description="whether others ran beside it: then the delta is a fair part, no measurement")
+    memory_sampled: bool = Field(description="whether memory was read for it: else the delta is the mean of its type")
 
 
 class Operations(BaseModel):
@@ -321,6 +337,37 @@ class Operations(BaseModel):
 
     operations: list[Operation]
     total: int
+
+
+class Incident(BaseModel):
+    """From leaving OK to being OK again, in a sentence; ``closed_at`` is null while it lasts."""
+
+    number: int
+    opened_at: str
+    closed_at: str | None
+    peak_level: str
+    peak_mb: float
+    limit_mb: float | None
+    refusals: int
+    bought_mb: float
+    summary: str
+
+
+class Incidents(BaseModel):
+    """The oldest first."""
+
+    incidents: list[Incident]
+    total: int
+
+
+class IncidentReport(BaseModel):
+    """What happened in one incident: the answer first, then what it rests on."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
+
+    summary: str
+    opened: str
+    leak: str
 
 
 class Socket(BaseModel):

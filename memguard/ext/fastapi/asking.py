@@ -5,10 +5,11 @@ from typing import Annotated, Any, TypeVar, overload
 
 import anyio.to_thread
 from anyio import CapacityLimiter
-from fastapi import Depends, HTTPException, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from memguard.errors import MemguardError
 from memguard.ext.fastapi.access import Caller
@@ -17,7 +18,7 @@ from memguard.ext.fastapi.problems import Problem
 from memguard.units import MIB, format_seconds, parse_seconds
 
 __all__ = [
-    "Asked", "Asker", "ControlRoute", "Limit", "Offset", "Page", "aside", "duration", "mb", "page_of",
+    "Asked", "Asker", "ControlRoute", "Limit", "Offset", "Page", "answer_problem", "aside", "duration", "mb", "page_of",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -61,7 +62,7 @@ class ControlRoute(APIRoute):
         async def answered(request: Request) -> Response:
             try:
                 return await inner(request)
-            except (Problem, RequestValidationError, HTTPException, MemguardError, MemoryError) as error:
+            except (Problem, RequestValidationError, StarletteHTTPException, MemguardError, MemoryError) as error:
                 return _answer(_problem_of(error))
 
         return answered
@@ -72,9 +73,17 @@ def _problem_of(error: Exception) -> Problem:
         return error
     if isinstance(error, RequestValidationError):
         return _unprocessable(error)
-    if isinstance(error, HTTPException):
-        return Problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+    if isinstance(error, StarletteHTTPException):
+        headers = dict(error.headers or {})
+        allowed = headers.get("Allow")
+        detail = str(error.detail) if allowed is None else f"this path takes {allowed} and no other method"
+        return Problem(error.status_code, detail, headers=headers)
     return Problem.scarce() if isinstance(error, MemoryError) else Problem(409, str(error))
+
+
+async def answer_problem(_request: Request, error: Exception) -> Response:
+    """What no route of ours has caught: another method than the path has."""
+    return _answer(_problem_of(error))
 
 
 def _answer(problem: Problem) -> Response:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from memguard.ext.fastapi.pacing import Bucket
 from memguard.ext.fastapi.problems import Problem
 from memguard.ext.fastapi.sockets import Sockets
+from memguard.sinks.chronicle import Chronicle
 from memguard.units import format_bytes
 from memguard.values import value
 
@@ -78,6 +79,7 @@ class Control:
         self.paths: Paths = paths
         self.engines: tuple[object, ...] = tuple(engines)
         self.sockets: Sockets = Sockets()
+        self.chronicle: Chronicle = Chronicle()
         self.done: deque[Done] = deque(maxlen=_KEPT)
         self.census: Census | None = None
         self._paces: dict[str, Bucket] = {}
@@ -87,6 +89,8 @@ class Control:
     def ready(self) -> bool:
         """Whether new work is taken: as the gate does for normal work, from the shed level until its release."""
         guard = self.guard
+        if guard.leaving:
+            return False
         snapshot, rules = guard.snapshot, guard.rules
         if rules.mode != "act" or snapshot.level < 3:  # noqa: PLR2004 - CRITICAL, without the enum's call
             return True

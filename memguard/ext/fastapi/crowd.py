@@ -78,7 +78,10 @@ async def operations(
     duration_gt: Annotated[str, Query(max_length=100, description="only those that took longer: 300, '5m'")] = "0",
     type: Annotated[str | None, Query(max_length=200, description="only of this type")] = None,  # noqa: A002
 ) -> answers.Operations:
-    """Those that run, and the last 256 that ended; requests are called "GET /users/{id}"."""
+    """Those that run, and the last 256 that ended; requests are called "GET /users/{id}".
+
+    Of frequent requests memory is read for a sample, 10 a second of a kind, and for all that last a second.
+    """
     longer_s = duration("duration_gt", duration_gt, zero=True)
     known, guard = control.guard.operations, control.guard
     running = known.running() if status in {None, "running"} else ()
@@ -94,6 +97,7 @@ async def operations(
             duration_s=round(row.duration_s, 6),
             memory_delta_mb=mb(row.memory_delta_bytes),
             shared=row.shared,
+            memory_sampled=row.sampled,
         )
         for row in page_of(rows, page)
     ]

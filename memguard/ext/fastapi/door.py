@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from memguard.ext.fastapi.problems import Problem, send_problem
-from memguard.ext.fastapi.running import RequestOperation
+from memguard.ext.fastapi.running import SAME, passing_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +30,7 @@ class Door:
         self.app: App = app
         self.host: App = host
         self.control: Control = control
-        self._operations = control.guard.operations
+        self._passing = passing_of(control.guard.operations)
         self._first = True
         paths = control.paths
         self._watched = paths.looks | paths.acts
@@ -49,17 +49,17 @@ class Door:
             if path in self._quiet:
                 await self._own(path, scope, receive, send)
                 return
-            operation = RequestOperation(self._operations, scope)
-            operation.start()
+            passing = self._passing
+            operation = passing.begin(scope, path.encode("utf-8", "replace").translate(SAME))
             try:
                 await self.app(scope, receive, send)
             except Exception:
-                operation.close("failed")
+                passing.end(operation, "failed")
                 raise
             except BaseException:
-                operation.close("abandoned")
+                passing.end(operation, "abandoned")
                 raise
-            operation.close("done")
+            passing.end(operation, "done")
         elif kind == "websocket":
             socket = self.control.sockets.watch(scope, receive, send)
             try:

@@ -175,6 +175,7 @@ def frame(control: Control) -> dict[str, Any]:
             "attempts": incident.attempts,
             "refusals": incident.refusals,
         },
+        "incidents": len(guard.incidents) + (incident is not None),
         "reliefs": [
             {
                 "at": round(relief.at + offset_s, 1),

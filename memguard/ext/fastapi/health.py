@@ -29,6 +29,9 @@ def health_routes(control: Control) -> list[BaseRoute]:
         body = {"status": "ready" if ready else "not ready", "level": snapshot.level.name}
         if ready:
             return JSONResponse(body, headers={"cache-control": "no-store"})
+        if control.guard.leaving:
+            body["detail"] = "this process hands over to a fresh one"
+            return JSONResponse(body, 503, headers={"cache-control": "no-store", "retry-after": "2"})
         body["detail"] = f"memory is short: pressure {snapshot.pressure:.0%}; new work goes elsewhere until it is not"
         return JSONResponse(body, 503, headers={"cache-control": "no-store", "retry-after": "2"})
 

@@ -29,6 +29,7 @@ def around(lifespan: Lifespan, control: Control, *, census: Callable[[], None]) 
     @asynccontextmanager
     async def protected(app: Any) -> AsyncIterator[Any]:  # noqa: ANN401 - the framework's
         guard = control.guard
+        chronicle = guard.sink(control.chronicle)
         ours = _begin(guard)
         try:
             guard.remember()
@@ -37,8 +38,10 @@ def around(lifespan: Lifespan, control: Control, *, census: Callable[[], None]) 
             async with lifespan(app) as state:
                 yield state
         finally:
+            guard.operations.catch_up()
             if ours:
                 _end(guard)
+            chronicle.close()
 
     return protected
 

@@ -120,6 +120,20 @@ def memory_now(control: Control) -> answers.Memory:
             threads=own.threads if own is not None else threading.active_count(),
         ),
         children=answers.Children(memory_mb=mb(children)),
+        workers=[
+            answers.Worker(
+                pid=row.pid,
+                own=row.own,
+                level=row.level.name,
+                state=row.state,
+                used_mb=mb(row.used_bytes),
+                yield_mb=mb(row.yield_bytes),
+                promised_mb=mb(row.promised_bytes),
+                running=row.running,
+                refused=row.refusals,
+            )
+            for row in guard.workers
+        ],
         running_requests=snapshot.running,
         waiting_requests=guard.waiting,
         served_requests=guard.gate.completed,

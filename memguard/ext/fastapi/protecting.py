@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.security import HTTPBearer
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 
 from memguard.errors import AlreadyGuarding, RulesError
 from memguard.ext.asgi import MemguardMiddleware
 from memguard.ext.fastapi import answers
 from memguard.ext.fastapi.access import Access
 from memguard.ext.fastapi.acting import add_acts
-from memguard.ext.fastapi.asking import ControlRoute
+from memguard.ext.fastapi.asking import ControlRoute, answer_problem
 from memguard.ext.fastapi.clearing import add_clearing, clear_caches
 from memguard.ext.fastapi.control import Control, Paths
 from memguard.ext.fastapi.crowd import add_crowd
@@ -22,6 +23,7 @@ from memguard.ext.fastapi.door import Door
 from memguard.ext.fastapi.dumping import add_dumps, census_of
 from memguard.ext.fastapi.feed import add_feed
 from memguard.ext.fastapi.health import health_routes, page_route
+from memguard.ext.fastapi.incidents import add_incidents
 from memguard.ext.fastapi.lifespan import around
 from memguard.ext.fastapi.looking import add_looks
 from memguard.ext.fastapi.past import add_past
@@ -188,7 +190,7 @@ def _routers(access: Callable[..., Any] | None) -> tuple[APIRouter, APIRouter]:
     if access is not None:
         judges.append(access if isinstance(access, type(judges[0])) else Depends(access))
     router = APIRouter(route_class=ControlRoute, dependencies=judges)
-    for add in (add_looks, add_past, add_crowd, add_acts, add_clearing, add_dumps, add_feed):
+    for add in (add_looks, add_past, add_crowd, add_acts, add_clearing, add_dumps, add_incidents, add_feed):
         add(router)
     admin = APIRouter(route_class=ControlRoute, dependencies=judges)
     admin.post("/admin/clear-cache", summary="Empty every registered cache")(clear_caches)
@@ -206,6 +208,7 @@ def _paths(router: APIRouter, prefix: str) -> dict[str, set[str]]:
 def _host(app: Starlette, control: Control, router: APIRouter, admin: APIRouter) -> FastAPI:
     """What the door hands its own paths to, past the application's routes and whatever it has wrapped them in."""
     host = FastAPI(openapi_url=None)
+    host.add_exception_handler(HTTPException, answer_problem)  # another method than a path has
     host.dependency_overrides = getattr(app, "dependency_overrides", {})
     _include(host, control, router, admin)
     host.router.routes.extend(health_routes(control))

@@ -1,48 +1,45 @@
-"""Requests as operations: each runs under its route's template, known once the framework has found the route."""
+"""Requests as operations: each runs under its route's template, known once the framework has found the route.
+
+Memory is read for a sample of them and for all that last (``memguard.operations.passing``): 10 requests a second of a
+kind. Which route a request will find is not known when it begins, so a kind is its path without what ids are made of.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Final
 
 from memguard.ext.asgi.templates import template
-from memguard.operations import Operation
+from memguard.operations import TEND_S
 
 if TYPE_CHECKING:
     from memguard.ext.asgi.wire import Scope
-    from memguard.kinds import Outcome
-    from memguard.operations import Operations
+    from memguard.operations import Operations, Passing
 
-__all__ = ["RequestOperation"]
+__all__ = ["SAME", "passing_of", "type_of"]
 
 # A client can send any word for a method, and each type has a row.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# Digits of any base up to 16 count alike.
+SAME: Final = bytes.maketrans(b"123456789abcdefABCDEF", b"0" * 21)
+"""Makes of a path what it has in common with others of its route, most likely."""
 
 
-class RequestOperation(Operation):
-    """One request; its type is read from the scope while it runs, and kept when it ends."""
+def passing_of(operations: Operations) -> Passing:
+    """Where requests pass; what has passed is taken down on the loop of the request after which it was quiet."""
 
-    __slots__ = ("_scope", "_template")
+    def wake() -> None:
+        try:
+            asyncio.get_running_loop().call_later(TEND_S, passing.tend)
+        except RuntimeError:  # trio's loop: then when somebody asks, or when enough wait
+            return
 
-    def __init__(self, operations: Operations, scope: Scope) -> None:
-        self._scope: Scope | None = scope
-        self._template = ""
-        super().__init__(operations, "", None)
+    passing = operations.passing(type_of)
+    passing.wake = wake
+    return passing
 
-    @property
-    def type(self) -> str:
-        """The method and the template ("POST /users/{id}"); "GET (no route)" where no route was found."""
-        scope = self._scope
-        if scope is None:
-            return self._template
-        method = scope["method"]
-        return f"{method if method in _METHODS else 'OTHER'} {template(scope) or '(no route)'}"
 
-    @type.setter  # noqa: A003
-    def type(self, type_: str) -> None:
-        """What it is called at first is not known yet."""
-
-    def close(self, outcome: Outcome) -> None:
-        """End, and let the scope go: the last operations are kept for those who ask."""
-        self._template = self.type
-        self._scope = None
-        self.end(outcome)
+def type_of(scope: Scope) -> str:
+    """The method and the template ("POST /users/{id}"); "GET (no route)" where no route was found."""
+    method = scope["method"]
+    return f"{method if method in _METHODS else 'OTHER'} {template(scope) or '(no route)'}"

@@ -191,6 +191,7 @@
       return row([name, each.kind + (each.estimated ? " (est.)" : ""), number(num(each.memory_mb)), number(`${num(each.share * 100)} %`)]);
     }), "nothing is known yet");
     text($("incident"), it.incident ? `Incident since ${clock(it.incident.since)}: up to ${it.incident.peak_level}, ${it.incident.attempts} attempts bought ${mib(it.incident.bought_mb)}, ${it.incident.refusals} refused` : "No incident now.");
+    $("incident-row").hidden = !it.incidents;
     fill("reliefs", it.reliefs.map((each) => row([clock(each.at), each.error ? `${each.name}: ${each.error}` : each.name, number(num(each.bought_mb)), number(num(each.cost_ms))])), "nothing was needed yet");
     const facts = { Served: m.served_requests, Running: m.running_requests, Waiting: m.waiting_requests, Refused: m.refused_requests, "Promised MiB": m.promised_mb, Websockets: it.sockets };
     $("admission").replaceChildren(...Object.entries(facts).map(([name, value]) => {
@@ -313,6 +314,19 @@
       $("report-text").focus();
     } catch (error) { text($("report-state"), error.message); }
     delete button.dataset.busy; button.disabled = false;
+  });
+
+  $("incident-report").addEventListener("click", async () => {
+    const link = $("incident-link");
+    text($("incident-state"), "…");
+    try {
+      const page = await (await api("monitoring/incidents/report?format=html")).blob();
+      if (link.href) URL.revokeObjectURL(link.href);
+      link.href = URL.createObjectURL(page);
+      link.hidden = false;
+      text($("incident-state"), `as of ${clock(Date.now() / 1000)}`);
+      link.focus();
+    } catch (error) { text($("incident-state"), error.message); }
   });
 
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", build);

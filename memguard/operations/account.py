@@ -1,37 +1,30 @@
-"""Operations: who is running, for how long, and how much memory each kind of work leaves behind.
+"""The account of all operations: who is running, for how long, and how much memory each kind of work leaves behind.
 
 What memory grew by is split among those that ran, see ``_core/sharing.py``.
 """
 
 from __future__ import annotations
 
-import functools
 from _thread import RLock
 from collections import Counter, deque
-from contextlib import aclosing
-from contextvars import ContextVar
 from itertools import count
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from memguard._core.sharing import Part, Sharing
+from memguard._core.sharing import Sharing
 from memguard._core.tally import OperationStats, Tally
-from memguard.units import format_bytes, format_seconds
+from memguard.operations.passing import Passer, Passing
+from memguard.operations.work import Operation
 from memguard.values import value
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Mapping
-    from contextvars import Token
-    from types import TracebackType
-    from typing import Self
+    from collections.abc import Callable, Mapping
 
     from memguard.kinds import Outcome
+    from memguard.operations.work import Status
     from memguard.ports import Clock
 
-__all__ = ["Operation", "OperationRow", "OperationStats", "Operations"]
-
-F = TypeVar("F", bound="Callable[..., Any]")
-Status = Literal["running", "done", "failed", "abandoned"]
+__all__ = ["OTHER", "OperationRow", "Operations"]
 
 OTHER: Final = "other"
 """The row of all types beyond the bound."""
@@ -41,8 +34,6 @@ _TYPES: Final = 200
 # Operations that ended, for those who ask what has just run.
 _ENDED: Final = 256
 
-_inside: ContextVar[Operation | None] = ContextVar("memguard_operation", default=None)
-
 
 @value
 class OperationRow:
@@ -50,7 +41,7 @@ class OperationRow:
 
     ``memory_delta_bytes`` is by how much memory grew for it (below 0: fell). ``shared`` says that others ran beside it,
     so that this is a fair part of what all of them grew by and not a measurement; ``alone_ratio`` is for which part of
-    its time it ran alone.
+    its time it ran alone. Where memory was not read for it (not ``sampled``) the delta is the mean of its type.
     """
 
     id: str
@@ -61,93 +52,7 @@ class OperationRow:
     memory_delta_bytes: int
     shared: bool
     alone_ratio: float
-
-
-class Operation(Part):
-    """One piece of work under way: a context manager, sync and async, used once; or a decorator, used at will.
-
-    Leaving the block ends it: "done", "failed" after an exception, "abandoned" after a cancellation.
-    """
-
-    __slots__ = ("_all", "_id", "_number", "_token", "delta_bytes", "duration_s", "shared_s", "status", "type")
-
-    def __init__(self, all_: Operations, type_: str, id_: str | None) -> None:
-        super().__init__()
-        self._all: Operations | None = all_
-        self._id = id_
-        self._number = 0
-        self._token: Token[Operation | None] | None = None
-        self.type: str = type_
-        self.status: Status | None = None
-        self.duration_s: float = 0.0
-        self.delta_bytes: float = 0.0
-        self.shared_s: float = 0.0
-
-    @property
-    def id(self) -> str:
-        """What it was called, or its type and number."""
-        return f"{self.type}-{self._number}" if self._id is None else self._id
-
-    def start(self, *, nested: bool = True) -> None:
-        """Begin, as entering the block does; unless it is ``nested``, what begins inside is no part of it.
-
-        Raises:
-            RuntimeError: it began before; each piece of work is an operation of its own.
-        """
-        if self.status is not None or self._all is None:
-            raise RuntimeError(f"operation {self.id!r} began before: make a new one for each piece of work")
-        self._number = self._all.begin(self, _inside.get())
-        self.status = "running"
-        if nested:
-            self._token = _inside.set(self)
-
-    def end(self, outcome: Outcome = "done") -> None:
-        """End; only the first end counts."""
-        if self.status != "running" or self._all is None:
-            return
-        self.status = outcome
-        token, self._token = self._token, None
-        if token is not None:
-            try:  # noqa: SIM105 - suppress() costs a twentieth of the whole operation
-                _inside.reset(token)
-            except ValueError:  # ended in another context than it began in: another task's, or over
-                pass
-        self._all.end(self, outcome)
-        self._all = None  # what a context keeps of it holds nobody else
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.end()
-        elif kind is GeneratorExit or kind.__name__ in {"CancelledError", "Cancelled"}:
-            self.end("abandoned")
-        else:
-            self.end("failed")
-
-    async def __aenter__(self) -> Self:
-        self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, trace)
-
-    def __call__(self, function: F) -> F:
-        """Decorate a function, a generator or either ``async``: each call is an operation of this type."""
-        operations = self._all
-        if self.status is not None or operations is None:
-            raise RuntimeError(f"operation {self.id!r} began before: decorate with a fresh one")
-        return cast("F", _decorated(function, lambda: Operation(operations, self.type, self._id)))
-
-    def __repr__(self) -> str:
-        grown = f", {format_bytes(self.delta_bytes)} in {format_seconds(self.duration_s)}" if self.duration_s else ""
-        return f"<Operation {self.id} {self.status or 'not begun'}{grown}>"
+    sampled: bool = True
 
 
 class Operations:
@@ -169,13 +74,26 @@ class Operations:
         self._numbers = count(1)
         self._tallies: dict[str, Tally] = {}
         self._average = Tally("")
-        self.completed: int = 0
-        self._ended: deque[Operation] = deque(maxlen=_ENDED)
+        self._completed = 0
+        self._ended: deque[Operation | Passer] = deque(maxlen=_ENDED)
         self._lock = RLock()  # a finalizer or a signal handler may begin an operation in the middle of another's end
         self._sharing = Sharing(clock())
-        self._hearers: tuple[Callable[[Operation], object], ...] = ()
+        self._hearers: tuple[Callable[[Operation | Passer], object], ...] = ()
+        self._passing: Passing | None = None
+        self._passed_s = 0.0  # since the last reading
 
-    def listen(self, hear: Callable[[Operation], object]) -> None:
+    def passing(self, naming: Callable[[Any], str]) -> Passing:
+        """For work that is too frequent to be read each time; ``naming`` tells what a subject is an operation of."""
+        if self._passing is None:
+            self._passing = Passing(self, naming=naming, clock=self._clock, numbers=self._numbers)
+        return self._passing
+
+    @property
+    def completed(self) -> int:
+        """How many have ended."""
+        return self._completed + (0 if self._passing is None else len(self._passing.ended))
+
+    def listen(self, hear: Callable[[Operation | Passer], object]) -> None:
         """Have every operation that ends told to this, in the thread that ends it; it must be quick and not raise."""
         if hear not in self._hearers:
             self._hearers = (*self._hearers, hear)
@@ -185,6 +103,8 @@ class Operations:
         if self._own_reader:
             self._read = None
         self._lock, self._sharing = RLock(), Sharing(self._clock())
+        if self._passing is not None:
+            self._passing.forget()
 
     def operation(self, type_: str, *, id: str | None = None) -> Operation:  # noqa: A002 - the public name
         """An operation of a type ("agent.run"), not begun yet: a context manager, or a decorator.
@@ -208,10 +128,14 @@ class Operations:
 
     # --- beginning and ending -----------------------------------------------------------------------------------------
 
-    def begin(self, operation: Operation, outer: Operation | None) -> int:
+    def begin(self, operation: Operation, outer: Operation | Passer | None) -> int:
         """Let an operation run from now on (called by it); its number."""
         with self._lock:
-            self._sharing.pass_time(self._clock(), self._used())
+            if self._passing is not None:
+                self._passing.nests |= type(operation) is Operation
+            if isinstance(outer, Passer):
+                outer = None if self._passing is None else self._be_read(self._passing, outer)
+            self._pass_time()
             tally = self._tallies.get(operation.type)
             self._sharing.begin(operation, outer, 1.0 if tally is None else tally.weight(self._average))
             return next(self._numbers)
@@ -222,7 +146,7 @@ class Operations:
             sharing = self._sharing
             if operation not in sharing.running:  # it began before a fork
                 return
-            sharing.pass_time(self._clock(), self._used())
+            self._pass_time()
             operation.delta_bytes, operation.shared_s = delta, shared_s = sharing.end(operation)
             operation.duration_s = lasted_s = sharing.at - operation.at
             tally = self._tallies.get(operation.type) or self._tally(operation.type)
@@ -230,9 +154,57 @@ class Operations:
             tally.learn(operation.own_bytes, operation.own_s)
             self._average.learn(operation.own_bytes, operation.own_s)
             self._ended.append(operation)
-            self.completed += 1
+            self._completed += 1
             for hear in self._hearers:
                 hear(operation)
+
+    def _pass_time(self) -> None:
+        """Share out what memory grew by until now."""
+        sharing, passing = self._sharing, self._passing
+        passed_s = 0.0
+        if passing is not None:
+            self._take_down(passing)
+            passed_s, self._passed_s = self._passed_s, 0.0
+            passed_s += passing.seconds(sharing.at, self._clock())
+        sharing.pass_time(self._clock(), self._used(), passed_s)
+
+    def catch_up(self) -> None:
+        """Take down what has passed since the last time, and read what has been passing for long from now on."""
+        passing = self._passing
+        if passing is not None:
+            with self._lock:
+                self._take_down(passing)
+                for one in passing.grown_old(self._clock()):
+                    self._be_read(passing, one)
+
+    def _take_down(self, passing: Passing) -> None:
+        since, waiting, keep, hearers = self._sharing.at, passing.ended, self._ended.append, self._hearers
+        type_, tally, mean_bytes = "", None, 0.0
+        while waiting:
+            one = waiting.popleft()
+            begun, lasted_s = one.at, one.duration_s
+            self._passed_s += lasted_s if begun > since else max(0.0, begun + lasted_s - since)
+            if tally is None or one.type != type_:
+                type_ = one.type
+                tally = self._tallies.get(type_) or self._tally(type_)
+                mean_bytes = tally.mean_bytes
+            tally.count_one(lasted_s, cast("Outcome", one.status))
+            # Nobody says that it was alone, and what it grew memory by is what its type does.
+            one.delta_bytes, one.shared_s = mean_bytes, lasted_s
+            self._completed += 1
+            keep(one)
+            for hear in hearers:
+                hear(one)
+
+    def _be_read(self, passing: Passing, one: Passer) -> Operation | None:
+        """Have one that passes be read from now on; its operation, if it is not over."""
+        if one.operation is None and one in passing.open:
+            self._pass_time()
+            read = passing.read(one)
+            if read is not None:
+                self._sharing.begin(read, None)
+                read.at = one.at
+        return one.operation
 
     def _used(self) -> int | None:
         try:
@@ -270,16 +242,22 @@ class Operations:
         """Operations under way, longest first; only those above so many seconds, or of one type."""
         with self._lock:
             sharing = self._sharing
-            sharing.pass_time(self._clock(), self._used())
-            now, found = sharing.at, sharing.under_way()
+            self.catch_up()
+            self._pass_time()
+            now = sharing.at
+            rows = [_row(cast("Operation", part), now - part.at, *got) for part, *got in sharing.under_way()]
+            for one, type_ in () if self._passing is None else self._passing.under_way():
+                tally = self._tallies.get(type_, self._average)
+                rows.append(_passing_row(one, type_, now - one.at, tally.mean_bytes))
         return tuple(
-            _row(cast("Operation", part), now - part.at, got, beside_s)
-            for part, got, beside_s in found
-            if (duration_gt is None or now - part.at > duration_gt) and type in {None, cast("Operation", part).type}
+            row
+            for row in sorted(rows, key=lambda row: row.at)
+            if (duration_gt is None or row.duration_s > duration_gt) and type in {None, row.type}
         )
 
     def ended(self, *, since: float = 0.0) -> tuple[OperationRow, ...]:
         """The last operations that ended (256 at most), newest first; only those that began after an instant."""
+        self.catch_up()
         return tuple(
             _row(operation, operation.duration_s, operation.delta_bytes, operation.shared_s)
             for operation in reversed(tuple(self._ended))
@@ -288,29 +266,47 @@ class Operations:
 
     def stats(self) -> tuple[OperationStats, ...]:
         """What each type cost, the costliest in memory first; types beyond the bound stand under "other"."""
+        self.catch_up()
         with self._lock:
-            running = Counter(self._tally(cast("Operation", part).type).type for part in self._sharing.running)
+            running = Counter(self._tally(type_).type for type_ in self._types())
             rows = [tally.stats(running[tally.type]) for tally in self._tallies.values()]
         return tuple(sorted(rows, key=lambda row: -row.memory_total_bytes))
 
     def running_types(self) -> Mapping[str, int]:
         """How many operations of each type are under way."""
+        self.catch_up()
         with self._lock:
-            return Counter(cast("Operation", part).type for part in self._sharing.running)
+            return Counter(self._types())
+
+    def _types(self) -> list[str]:
+        passing = () if self._passing is None else self._passing.under_way()
+        return [*(cast("Operation", part).type for part in self._sharing.running), *(type_ for _, type_ in passing)]
 
     @property
     def unattributed_bytes(self) -> int:
         """What memory grew by (below 0: fell) while no operation ran."""
         return int(self._sharing.nobodys_bytes)
 
+    @property
+    def passed_bytes(self) -> int:
+        """What memory grew by (below 0: fell) for those that passed and were not read."""
+        return int(self._sharing.passing_bytes)
+
     def __len__(self) -> int:
-        return len(self._sharing.running)
+        return len(self._sharing.running) + (0 if self._passing is None else len(self._passing.open))
 
     def __repr__(self) -> str:
         return f"<Operations {len(self)} running, {len(self._tallies)} types>"
 
 
-def _row(operation: Operation, duration_s: float, delta: float, shared_s: float) -> OperationRow:
+def _passing_row(one: Passer, type_: str, duration_s: float, delta: float) -> OperationRow:
+    return OperationRow(
+        id=f"{type_}-{one.number}", type=type_, status="running", at=one.at, duration_s=duration_s,
+        memory_delta_bytes=int(delta), shared=True, alone_ratio=0.0, sampled=False,
+    )  # fmt: skip
+
+
+def _row(operation: Operation | Passer, duration_s: float, delta: float, shared_s: float) -> OperationRow:
     return OperationRow(
         id=operation.id,
         type=operation.type,
@@ -319,65 +315,6 @@ def _row(operation: Operation, duration_s: float, delta: float, shared_s: float)
         duration_s=duration_s,
         memory_delta_bytes=int(delta),
         shared=shared_s > 0.0,
+        sampled=operation.sampled,
         alone_ratio=max(0.0, 1.0 - shared_s / duration_s) if duration_s > 0.0 else float(shared_s <= 0.0),
     )
-
-
-def _decorated(function: Callable[..., Any], fresh: Callable[[], Operation]) -> Callable[..., Any]:
-    """The function with an operation around each call; around the whole life of a generator."""
-    import inspect  # noqa: PLC0415 - 5 ms that only a decorator needs
-
-    if not callable(function):
-        raise TypeError(f"an operation decorates functions, not {function!r}")
-    if inspect.isasyncgenfunction(function):
-
-        @functools.wraps(function)
-        async def streams(*args: object, **kwargs: object) -> AsyncIterator[object]:
-            with _Loose(fresh()):
-                async with aclosing(function(*args, **kwargs)) as items:
-                    async for item in items:
-                        yield item
-
-        return streams
-    if inspect.isgeneratorfunction(function):
-
-        @functools.wraps(function)
-        def yields(*args: object, **kwargs: object) -> Generator[object, object, object]:
-            with _Loose(fresh()):
-                made: Generator[object, object, object] = function(*args, **kwargs)
-                return (yield from made)
-
-        return yields
-    if inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        async def waits(*args: object, **kwargs: object) -> object:
-            with fresh():
-                answer: object = await function(*args, **kwargs)
-                return answer
-
-        return waits
-
-    @functools.wraps(function)
-    def runs(*args: object, **kwargs: object) -> object:
-        with fresh():
-            return function(*args, **kwargs)
-
-    return runs
-
-
-class _Loose:
-    """An operation around work that is left and entered again: it is nobody's inside."""
-
-    __slots__ = ("_operation",)
-
-    def __init__(self, operation: Operation) -> None:
-        self._operation = operation
-
-    def __enter__(self) -> None:
-        self._operation.start(nested=False)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._operation.__exit__(kind, error, trace)
