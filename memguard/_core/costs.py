@@ -63,9 +63,14 @@ class Estimate:
         self._peaks_seen = 0
 
     @property
+    def fresh(self) -> bool:
+        """Whether too few requests were seen, or at too few looks, to say anything."""
+        return self.requests < _TRUSTED or self.looks < _TRUSTED
+
+    @property
     def trusted(self) -> bool:
-        """Whether enough requests were seen, at enough looks, and it is more than chance."""
-        return self.requests >= _TRUSTED and self.looks >= _TRUSTED and self.sure
+        """Whether enough was seen, and it is more than chance."""
+        return self.sure and not self.fresh
 
     def ended(self, life_s: float) -> None:
         """A request was seen to its end."""

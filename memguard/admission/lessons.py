@@ -126,7 +126,7 @@ class Lessons:
         self._idle_bytes = None if open_ else used
         if abs(used - self._moved_bytes) > _MOVED_BYTES:
             self._moved_at, self._moved_bytes = at, used
-        unknown = any(not known.estimate.trusted for known in self._seen.values())
+        unknown = any(known.estimate.fresh for known in self._seen.values())
         self.curious = unknown and at - self._moved_at < _MOVED_S
         if at >= self._dearest_at:
             self._dearest_at = at + _DEAREST_S

@@ -178,6 +178,22 @@ def test_chance_is_no_cost(looks_s: tuple[float, float]) -> None:
     assert max(wrong, default=0.0) < 8.0
 
 
+def test_a_route_that_holds_nothing_is_soon_no_riddle() -> None:
+    """Looks come at a quicker pace while a route is new and memory moves, not for as long as it holds nothing."""
+    service = Service()
+    paces = []
+    for _ in range(200):
+        service.memory.grow(MIB)
+        ticket = service.guard.admit(label="GET /light")
+        service.clock.advance(TICK_S)
+        service.guard.tick()
+        paces.append(service.lessons.curious)
+        ticket.close()
+    assert paces[1]
+    assert not any(paces[20:])
+    assert service.lessons.costs.route("GET /light", service.clock()).predict(0) is None
+
+
 def _one_after_another(seed: int, looks_s: tuple[float, float]) -> float:
     """The most that was predicted for such a request within six seconds, in MiB."""
     service = Service(seed=seed)
