@@ -34,6 +34,12 @@ _SAVE_S: Final = 30.0
 class Floor(Seating[T]):
     """The seats of a pool. Every public method takes the lock; hooks and destructors run outside of it."""
 
+    lock: RLock
+    line: Line
+    building: int
+    held_bytes: int
+    last_error: str
+
     def forget(self) -> None:
         """In a forked child: whoever held locks, waited, made agents or let them go is gone."""
         self.lock, self.line = RLock(), Line()

@@ -74,7 +74,7 @@ class Survey:
         self._strata: list[Stratum] = []
         self._places: list[Place] = []
         self.left_over: list[tuple[list[Any], float]] = []
-        self.cut = False
+        self.cut: bool = False
         walk.sampling = True
 
     @property

@@ -26,9 +26,12 @@ class Place:
 
     # Most places are leaves: what these never have is not made for each.
     deck: Deck | None = None
-    done = found = 0
-    bytes = squares = 0.0
-    long = opened = False
+    done: int = 0
+    found: int = 0
+    bytes: float = 0.0
+    squares: float = 0.0
+    long: bool = False
+    opened: bool = False
     dicts: list[Any] = NONE
     seqs: list[Any] = NONE
     odd: list[Any] = NONE
@@ -36,10 +39,10 @@ class Place:
     refs: dict[int, float] | None = None
 
     def __init__(self, units: list[Any], population: float, key: object = None, source: Place | None = None) -> None:
-        self.units = units
-        self.population = population
-        self.key = key
-        self.source = source
+        self.units: list[Any] = units
+        self.population: float = population
+        self.key: object = key
+        self.source: Place | None = source
 
     @property
     def more(self) -> bool:
@@ -82,12 +85,12 @@ class Stratum:
     __slots__ = ("followed", "places", "population", "shapes", "source", "units")
 
     def __init__(self, units: list[Any], population: float, source: Place | None = None) -> None:
-        self.units = units
-        self.population = population
-        self.source = source
+        self.units: list[Any] = units
+        self.population: float = population
+        self.source: Place | None = source
         self.places: list[Place] = []
         self.shapes: list[Any] = []
-        self.followed = len(units)
+        self.followed: int = len(units)
 
     @property
     def total(self) -> float:
