@@ -308,6 +308,7 @@ def test_long_keys_are_cut(app: Any) -> None:
 
 def test_a_depth_that_ends_first_is_told(app: Any) -> None:
     """What is nested deeper than one looks is no root, and says so."""
+    gc.unfreeze()  # what an earlier test froze would be looked for from the modules too, however deep
     held: Any = Thing()
     found = weakref.ref(held)
     for _ in range(60):
