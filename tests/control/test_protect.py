@@ -492,7 +492,9 @@ def test_pages_of_a_list() -> None:
 def test_an_engine_is_reset() -> None:
     """Idle connections of a registered engine are closed, however it was registered."""
     alchemy = pytest.importorskip("sqlalchemy")
-    engine = alchemy.create_engine("sqlite://", poolclass=alchemy.pool.QueuePool)
+    # Reset in a thread of the API's: one that SQLite lets close it.
+    threads = {"check_same_thread": False}
+    engine = alchemy.create_engine("sqlite://", poolclass=alchemy.pool.QueuePool, connect_args=threads)
     with engine.connect():
         pass
     assert engine.pool.checkedin() == 1
