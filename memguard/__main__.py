@@ -5,67 +5,45 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from memguard import __version__
 from memguard.errors import MemguardError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["main"]
 
 
-def _demo(arguments: Sequence[str]) -> int:
-    from memguard.demo.run import main as demo  # noqa: PLC0415 - `memguard --version` needs none of it
+def _in(module: str, name: str = "main") -> Callable[[Sequence[str]], int]:
+    """A command that is imported when it is run: `memguard --version` needs none of them."""
 
-    return demo(arguments)
+    def run(arguments: Sequence[str]) -> int:
+        command: Callable[[Sequence[str]], int] = getattr(import_module(module), name)
+        return command(arguments)
 
-
-def _run(arguments: Sequence[str]) -> int:
-    from memguard.run import main as run  # noqa: PLC0415 - as above
-
-    return run(arguments)
-
-
-def _doctor(arguments: Sequence[str]) -> int:
-    from memguard.cli.doctor import main as doctor  # noqa: PLC0415 - as above
-
-    return doctor(arguments)
-
-
-def _top(arguments: Sequence[str]) -> int:
-    from memguard.cli.top import main as top  # noqa: PLC0415 - as above
-
-    return top(arguments)
-
-
-def _clean(arguments: Sequence[str]) -> int:
-    from memguard.cli.clean import main as clean  # noqa: PLC0415 - as above
-
-    return clean(arguments)
-
-
-def _report(arguments: Sequence[str]) -> int:
-    from memguard.reports.command import report  # noqa: PLC0415 - as above
-
-    return report(arguments)
-
-
-def _replay(arguments: Sequence[str]) -> int:
-    from memguard.reports.command import replay  # noqa: PLC0415 - as above
-
-    return replay(arguments)
+    return run
 
 
 _COMMANDS = {
-    "doctor": (_doctor, "what is wrong with where a service runs, and with the service; with why and the mend"),
-    "run": (_run, "a program under a guard, or after -- any command under a supervisor"),
-    "top": (_top, "the guards of this machine, live"),
-    "clean": (_clean, "directories held to a quota; shows what would go, removes it with --yes"),
-    "demo": (_demo, "a service that dies bare and lives guarded, side by side"),
-    "report": (_report, "an incident out of a log or a store: what grew, what was done, what to change"),
-    "replay": (_replay, "what other rules would have decided about a recorded incident"),
+    "doctor": (
+        _in("memguard.cli.doctor"),
+        "what is wrong with where a service runs, and with the service; with why and the mend",
+    ),
+    "run": (_in("memguard.run"), "a program under a guard, or after -- any command under a supervisor"),
+    "top": (_in("memguard.cli.top"), "the guards of this machine, live"),
+    "clean": (_in("memguard.cli.clean"), "directories held to a quota; shows what would go, removes it with --yes"),
+    "demo": (_in("memguard.demo.run"), "a service that dies bare and lives guarded, side by side"),
+    "report": (
+        _in("memguard.reports.command", "report"),
+        "an incident out of a log or a store: what grew, what was done, what to change",
+    ),
+    "replay": (
+        _in("memguard.reports.command", "replay"),
+        "what other rules would have decided about a recorded incident",
+    ),
 }
 
 

@@ -66,13 +66,8 @@ class Credit:
         self._columns: dict[Key, _Column] = {_STEADY: _Column()}
         self._at: float | None = None
         self._used = self._used_mean = 0.0
-        self._moved = self._kept = 0.0
+        self._moved = self._missed = self._kept = 0.0
         self._weight = self._weight_squares = 0.0
-
-    @property
-    def _missed(self) -> float:
-        """What the fit leaves over of all movement, in squares."""
-        return self._moved - sum(column.bytes * column.with_used for column in self._columns.values())
 
     @property
     def spread(self) -> float:
@@ -196,6 +191,8 @@ class Credit:
             self._sweep()
         if len(columns) > len(loads):
             self._prune(loads)
+        # What the fit leaves over of all movement, in squares; asked for by every estimate.
+        self._missed = self._moved - sum([column.bytes * column.with_used for column in columns.values()])
 
     def _sweep(self) -> None:
         """One round of coordinate descent: each column's best value while the others stand."""

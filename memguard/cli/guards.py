@@ -13,16 +13,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
-from memguard.cli.surroundings import environ_of
+from memguard.cli.surroundings import environ_of, nearest_limit
 from memguard.errors import MemguardError
 from memguard.model import Level
 from memguard.probes.files import read_file
-from memguard.probes.limits import find_limits
 from memguard.rules import Rules
 from memguard.units import MIB
 from memguard.values import value
 from memguard.workers import slots
-from memguard.workers.lives import alive, own_life
+from memguard.workers.ledger import occupant
+from memguard.workers.lives import own_life
 from memguard.workers.rows import STATES
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ __all__ = ["Guards", "LedgerGuards", "RemoteGuard", "Seen", "Share"]
 
 # A guard says how it stands with each tick, 4 times a second at the least; one that is silent so long is stuck.
 _SILENT_S: Final = 30.0
-# In another pid namespace only that shows that it has ended (memguard.workers.ledger).
-_GONE_S: Final = 120.0
 _LIMIT_S: Final = 5.0
 _ANSWER_S: Final = 5.0
 _FEW: Final = 8
@@ -118,15 +116,14 @@ class LedgerGuards:
         rows = []
         group = os.path.basename(path).partition(".workers")[0]  # noqa: PTH119 - text
         for at in range(slots.SLOT_BYTES, len(raw) - slots.SLOT_BYTES + 1, slots.SLOT_BYTES):
-            found = slots.life_in(raw[at : at + slots.SLOT_BYTES])
-            lives = None if found is None else alive(found[0], own)
-            said = None if found is None else slots.read(raw, at, *found)
-            if found is None or said is None or not said.beat_at or lives is False:
+            found = occupant(raw, at, own, now)
+            if found is None:
                 continue
-            if lives is None and now - said.beat_at > _GONE_S:
+            life, seed, near = found
+            said = slots.read(raw, at, life, seed)
+            if said is None or not said.beat_at:
                 continue
-            pid = found[0].pid
-            near = found[0].space == own.space
+            pid = life.pid
             limit_bytes, source = self._limit(pid, now) if near else (None, "")
             rows.append(
                 Seen(
@@ -150,14 +147,9 @@ class LedgerGuards:
 def _limit_of(pid: int) -> tuple[int | None, str]:
     try:
         environ = environ_of(str(pid))
-        rules = Rules.resolve(environ)
-        found = find_limits(
-            environ=environ, pid=str(pid), policy_bytes=rules.max_bytes, policy_source=rules.origins["max_bytes"]
-        )
+        nearest = nearest_limit(Rules.resolve(environ), environ, pid=str(pid))
     except (MemguardError, OSError):
         return None, ""
-    resident = [one for one in found.limits if one.usage in {"tree", "cgroup", "host"} and one.kind != "throttle"]
-    nearest = min(resident, key=lambda one: one.bytes, default=None)
     return (None, "") if nearest is None else (nearest.bytes, nearest.source)
 
 

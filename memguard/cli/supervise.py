@@ -12,16 +12,16 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from memguard.cli.surroundings import nearest_limit
 from memguard.cli.tree import Tree, adopt_orphans
 from memguard.errors import MemguardError
 from memguard.model import Level
 from memguard.probes.cgroup import CgroupProbe
-from memguard.probes.limits import find_limits
 from memguard.rules import Rules
 from memguard.units import MIB, format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from types import FrameType
 
     from memguard.model import Limit
@@ -83,7 +83,7 @@ class _Supervisor:
         self._grace_s = grace_s
         self._voice = voice
         self._rules = Rules.resolve(os.environ)
-        found = _nearest(self._rules, os.environ)
+        found = nearest_limit(self._rules, os.environ)
         self._kills = max_bytes is not None
         self._limit_bytes = max_bytes if max_bytes is not None else None if found is None else found.bytes
         self._above = found if found is not None and max_bytes is not None and max_bytes > found.bytes else None
@@ -263,13 +263,6 @@ class _Supervisor:
 
 def _nothing(_number: int, _frame: FrameType | None) -> None:
     """Wake up; nothing else is asked for."""
-
-
-def _nearest(rules: Rules, environ: Mapping[str, str]) -> Limit | None:
-    source = rules.origins["max_bytes"]
-    found = find_limits(environ=environ, policy_bytes=rules.max_bytes, policy_source=source)
-    resident = [one for one in found.limits if one.usage in {"tree", "cgroup", "host"} and one.kind != "throttle"]
-    return min(resident, key=lambda one: one.bytes, default=None)
 
 
 def _probe(limit: Limit | None) -> CgroupProbe | None:

@@ -14,6 +14,7 @@ from memguard.errors import MemguardError
 from memguard.probes.cgroup import page_cache_bytes
 from memguard.probes.files import printable, read_file
 from memguard.probes.limits import find_limits
+from memguard.probes.mounts import mounted
 from memguard.units import GIB, KIB, MIB
 from memguard.values import value
 
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
     from memguard.model import Limit
     from memguard.probes.limits import Findings
+    from memguard.rules import Rules
 
-__all__ = ["Surroundings", "Tmpfs", "allocator_of", "environ_of", "look_around"]
+__all__ = ["Surroundings", "Tmpfs", "allocator_of", "environ_of", "look_around", "nearest_limit"]
 
 # By the file that is mapped. The first that is there serves malloc: preloaded ones come before the C library.
 _ALLOCATORS: Final = (
@@ -36,8 +38,6 @@ _ALLOCATORS: Final = (
 # Where programs leave files; other file systems in memory hold the system's own.
 _WRITTEN: Final = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - looked at, not written
 _SCALES: Final = {b"": 1, b"k": KIB, b"m": MIB, b"g": GIB}
-_OCTAL: Final = re.compile(rb"\\([0-7]{3})")
-_AFTER_DASH: Final = 3
 _V2: Final = 2
 
 
@@ -109,6 +109,15 @@ def environ_of(pid: str, *, root: str = "/") -> dict[str, str]:
         ) from None
     pairs = (os.fsdecode(one).partition("=") for one in text.split(b"\0") if b"=" in one)
     return {name: value for name, _, value in pairs}
+
+
+def nearest_limit(rules: Rules, environ: Mapping[str, str], *, pid: str = "self") -> Limit | None:
+    """The tightest of what ends a process for the memory that it holds, as its own guard would find it."""
+    found = find_limits(
+        environ=environ, pid=pid, policy_bytes=rules.max_bytes, policy_source=rules.origins["max_bytes"]
+    )
+    resident = [one for one in found.limits if one.usage in {"tree", "cgroup", "host"} and one.kind != "throttle"]
+    return min(resident, key=lambda one: one.bytes, default=None)
 
 
 def look_around(
@@ -214,13 +223,7 @@ def _kills(root: str, limits: Findings) -> tuple[int | None, bool]:
 
 def _tmpfs(root: str, pid: str, environ: Mapping[str, str]) -> tuple[Tmpfs, ...]:
     written = [*_WRITTEN, *filter(None, (environ.get(name, "").rstrip("/") for name in ("TMPDIR", "TEMP", "TMP")))]
-    mounts: dict[str, tuple[bytes, bytes]] = {}
-    for line in _text(root, f"/proc/{pid}/mountinfo").split(b"\n"):
-        before, dash, after = line.partition(b" - ")
-        fields, rest = before.split(b" "), after.split(b" ")
-        if dash and len(fields) > 4 and len(rest) >= _AFTER_DASH:  # noqa: PLR2004 - the mount point is the fifth
-            point = os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), fields[4]))
-            mounts[point] = rest[0], rest[2]  # a later mount lies on top
+    mounts = {point: (kinds[0], kinds[2]) for _, point, kinds in mounted(_text(root, f"/proc/{pid}/mountinfo"))}
     found: dict[str, Tmpfs] = {}
     for path in written:
         above = [point for point in mounts if path == point or path.startswith(point.rstrip("/") + "/")]

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Home", "Mount", "find_home", "memberships", "memory_mounts"]
+__all__ = ["Home", "Mount", "find_home", "memberships", "memory_mounts", "mounted"]
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 _DELETED = " (deleted)"
@@ -66,6 +66,19 @@ def _unescaped(field: bytes) -> str:
     return os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), field))
 
 
+def mounted(mountinfo: bytes) -> Iterator[tuple[str, str, list[bytes]]]:
+    """Root, point and [type, source, super options] of every mount; lines that make no sense are skipped.
+
+    A later mount lies on top of an earlier one with the same point.
+    """
+    for line in mountinfo.split(b"\n"):
+        # Not .split(): an empty source leaves two blanks side by side.
+        left, dash, right = line.partition(b" - ")
+        fields, kinds = left.split(b" "), right.split(b" ")
+        if dash and len(fields) >= _BEFORE_DASH and len(kinds) >= _AFTER_DASH:
+            yield _unescaped(fields[3]), _unescaped(fields[4]), kinds
+
+
 def memory_mounts(mountinfo: bytes) -> tuple[Mount, ...]:
     """Every visible mount that shows memory groups; lines that make no sense are skipped.
 
@@ -73,18 +86,12 @@ def memory_mounts(mountinfo: bytes) -> tuple[Mount, ...]:
     (Mount(root='/', point='/sys/fs/cgroup/memory', version=1),)
     """
     top: dict[str, Mount | None] = {}
-    for line in mountinfo.split(b"\n"):
-        # Not .split(): an empty source leaves two blanks side by side.
-        left, dash, right = line.partition(b" - ")
-        fields, kinds = left.split(b" "), right.split(b" ")
-        if not dash or len(fields) < _BEFORE_DASH or len(kinds) < _AFTER_DASH:
-            continue
+    for root, point, kinds in mounted(mountinfo):
         version = 0
         if kinds[0] == b"cgroup2":
             version = 2
         elif kinds[0] == b"cgroup" and b"memory" in kinds[-1].rstrip().split(b","):
             version = 1
-        root, point = _unescaped(fields[3]), _unescaped(fields[4])
         # The last mount on a point hides the ones below it, of whatever type it is.
         top[point] = Mount(root=root, point=point, version=version) if version else None
     return tuple(mount for mount in top.values() if mount is not None)

@@ -46,7 +46,6 @@ def page(report: IncidentReport) -> str:
 def _pairs(rows: Iterable[tuple[str, str, str]]) -> str:
     """What is meant, under it what is said of it, and what that rests on."""
     under = '<br><span class="pale">{}</span>'
-    under = '<br><span class="pale">{}</span>'
     return "".join(
         f"<p><b>{escape(head)}</b><br>{escape(text)}{under.format(escape(rests)) if rests else ''}</p>"
         for head, text, rests in rows

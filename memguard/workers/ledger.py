@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from memguard.workers.slots import Said
 
-__all__ = ["SLOTS", "SharedLedger", "ledger_path", "sweep"]
+__all__ = ["SLOTS", "SharedLedger", "ledger_path", "occupant", "sweep"]
 
 SLOTS = 255
 """How many workers one ledger holds: 16 KiB with its head."""
@@ -57,6 +57,23 @@ def ledger_path(group: str, *, folder: str | None = None) -> str:
     if _NAME.fullmatch(group) is None:
         raise ValueError(f"group {group!r} is no name for workers: write letters, digits, '.', '_' and '-'")
     return os.path.join(private_folder() if folder is None else folder, group + _SUFFIX)  # noqa: PTH118 - as in folder
+
+
+def occupant(buffer: mmap.mmap, at: int, own: Life, now: float) -> tuple[Life, int, bool] | None:
+    """Life, seed and whether its life can be looked up, of whoever lives in the slot at this place; None: it is free.
+
+    ``own`` is who asks.
+    """
+    found = slots.life_in(buffer[at : at + slots.SLOT_BYTES])
+    if found is None:
+        return None
+    life, seed = found
+    lives = alive(life, own)
+    if lives is None:
+        said = slots.read(buffer, at, life, seed)
+        silent = said is None or abs(now - said.beat_at) > _SILENT_S
+        return None if silent else (life, seed, False)
+    return (life, seed, True) if lives else None
 
 
 class SharedLedger:
@@ -108,17 +125,8 @@ class SharedLedger:
 
     def _living(self, slot: int, now: float) -> tuple[int, Life, int, bool] | None:
         """Slot, life, seed and whether its life can be looked up; None for a slot that is free."""
-        at = slot * slots.SLOT_BYTES
-        found = slots.life_in(self._map[at : at + slots.SLOT_BYTES])
-        if found is None:
-            return None
-        life, seed = found
-        lives = alive(life, self._own)
-        if lives is None:
-            said = slots.read(self._map, at, life, seed)
-            silent = said is None or abs(now - said.beat_at) > _SILENT_S
-            return None if silent else (slot, life, seed, False)
-        return (slot, life, seed, True) if lives else None
+        found = occupant(self._map, slot * slots.SLOT_BYTES, self._own, now)
+        return None if found is None else (slot, *found)
 
     # --- saying ---------------------------------------------------------------------------------------------------
 
