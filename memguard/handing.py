@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from memguard.errors import MemguardError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from memguard.model import Snapshot
     from memguard.ports import Clock
     from memguard.rules import Rules
+    from memguard.servers import Way
     from memguard.telling import Teller
     from memguard.watch import Watch
     from memguard.workers.lease import Lease
@@ -45,6 +48,7 @@ class Handing:
     _fresh_bytes: int = 0
     _weigh_at: float = 0.0
     _handover: Handover | None = None
+    _way: Way | None = None
     _saves: tuple[Callable[[], Any], ...] = ()
 
     if TYPE_CHECKING:
@@ -70,6 +74,8 @@ class Handing:
         def stop(self) -> None:
             """As the guard has it."""
             ...
+
+        def _bequests(self) -> tuple[Callable[[], None], ...]: ...
 
     @property
     def leaving(self) -> bool:
@@ -100,6 +106,22 @@ class Handing:
         """
         self._handovers().by_hand(reason)
 
+    def leave_by(self, way: Way) -> None:
+        """Hand over in this way, not in the one that is found: for hosts that know how their processes are replaced.
+
+        Raises:
+            MemguardError: this process is leaving already.
+        """
+        if self.leaving:
+            raise MemguardError("this process hands over already: say how before it begins")
+        self._way = way
+        vars(self).pop("_handover", None)
+
+    @property
+    def handover_hooks(self) -> tuple[Callable[[], Any], ...]:
+        """What is called before this process ends to make room for a fresh one."""
+        return self._saves
+
     def _handovers(self) -> Handover:
         if self._handover is None:
             from memguard.handover import Handover  # noqa: PLC0415 - as in holding: most never need it
@@ -110,10 +132,11 @@ class Handing:
                 clock=self._clock,
                 tell=self._teller.tell,
                 post=self._watch.post,
-                saves=lambda: self._saves,
+                saves=lambda: (*self._saves, *self._bequests()),
                 lease=lambda: self.lease("handover"),
                 mark=lambda state: self.mark_worker(state),  # noqa: PLW0108 - as below
                 stop=lambda: self.stop(),  # noqa: PLW0108 - no circle through a bound method
+                way=self._way,
             )
             kept: Handover = vars(self).setdefault("_handover", made)
             return kept
@@ -164,5 +187,6 @@ class Handing:
     def _forget_handing(self) -> None:
         """In a forked child: it is a worker of its own, and its parent's farewell is not its own."""
         self.gate.leaving = ""
-        self._handover = self._born_at = None
+        self._way = self._born_at = None
+        vars(self).pop("_handover", None)  # not None: that would be kept instead of a new one
         self._fresh_bytes, self._weigh_at = 0, 0.0

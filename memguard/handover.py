@@ -174,6 +174,7 @@ class Handover:
         return True
 
     def _call_off(self, wait_s: float, name: str, text: str) -> None:
+        self.way.resume()
         self.leaving = False
         self._say(name, text)
         now = self._clock()
@@ -181,11 +182,17 @@ class Handover:
 
     def _run(self, handover: HandOver) -> None:
         try:
-            now = self._clock()
-            if not self._lease().take(now):
+            decided_at = self._clock()
+            self.way.halt()
+            now, lease = self._clock(), self._lease()
+            if not lease.take(now):
                 self._call_off(_AGAIN_S, "handover.waits", "another worker hands over now: its turn first")
                 return
             since_s, wait_s, count = self._remembered().past(now)
+            if since_s is not None and since_s < now - decided_at:
+                lease.release()
+                self._call_off(_AGAIN_S, "handover.waits", "another worker handed over meanwhile: weighed anew")
+                return
             wait_s, count = next_wait_s(wait_s, since_s, self._rules), 1.0 + recent(count, since_s, self._rules)
             self._remembered().note(now, wait_s=wait_s, count=count)
         except Exception as error:  # noqa: BLE001 - whatever the file system says, nothing has happened yet
@@ -265,6 +272,8 @@ class Handover:
 
     def _end(self) -> None:
         """The server has been asked; when it does not end in time, end it."""
+        if self.way.patient:
+            return
         self._bell.wait(self._rules.handover_drain_s)
         _log.error("the server has not ended %s after it was asked to: ended now", self._rules.handover_drain_s)
         sys.stderr.flush()
@@ -276,6 +285,8 @@ class Handover:
 
 def group_of(way: Way) -> str:
     """What the workers that follow each other have in common: their server's process, or how they were started."""
+    if way.group:
+        return way.group
     if way.shared:
         from memguard.workers.lives import started_ticks  # noqa: PLC0415 - as above
 

@@ -41,9 +41,21 @@ class Way:
     last_code: int = 0
     """What the process exits with if its server does not end it in time."""
 
+    group: str = ""
+    """What those that follow each other have in common; "" where the server, or how it was started, tells."""
+
+    patient: bool = False
+    """Whether work under way is never cut off, however long it takes: the process ends by itself in the end."""
+
     def __init__(self, words: str) -> None:
         self.words: str = words
         self.loop: Any = None
+
+    def halt(self) -> None:
+        """Before the turn is taken: where work may take long, take in no more and wait for its end."""
+
+    def resume(self) -> None:
+        """It was not this process's turn: go on as before."""
 
     def close_door(self) -> None:
         """Accept no more connections; those that are there end with their next answer."""
@@ -86,6 +98,11 @@ def _instance(module: str, name: str, *signals: signal.Signals, ours: Callable[[
         if isinstance(owner, cls) and ours(owner):
             return owner
     return next((found for found in gc.get_objects() if issubclass(type(found), cls) and ours(found)), None)
+
+
+def _main_process(server: str) -> Way:
+    """A server's own main process: a guard may be in it, by ``memguard run`` or because it forks its workers."""
+    return _closed(Way(f"{server}'s main process"), f"{server}'s main process stays: its workers hand over")
 
 
 def _child() -> bool:
@@ -170,6 +187,8 @@ def _uvicorn(rules: Rules) -> Way | None:
     config = server.config
     if getattr(config, "should_reload", False):
         return _closed(_Uvicorn("uvicorn --reload", server), "uvicorn --reload starts no new worker when one ends")
+    if config.workers > 1 and not _child() and _instance("uvicorn.supervisors.multiprocess", "Multiprocess"):
+        return _main_process("uvicorn")
     if config.workers > 1 and _child():
         return _Uvicorn(f"uvicorn --workers {config.workers}: its supervisor starts a new worker", server)
     return _UvicornAlone(server, rules)
@@ -280,7 +299,9 @@ def _gunicorn(_rules: Rules) -> Way | None:
     ours: Callable[[Any], bool] = lambda found: found.pid == os.getpid() and found.ppid == os.getppid()  # noqa: E731
     worker = _instance("gunicorn.workers.base", "Worker", signal.SIGUSR1, signal.SIGTERM, ours=ours)
     if worker is None:
-        return None
+        own: Callable[[Any], bool] = lambda found: getattr(found, "pid", None) == os.getpid()  # noqa: E731 - as above
+        arbiter = _instance("gunicorn.arbiter", "Arbiter", signal.SIGTERM, signal.SIGHUP, ours=own)
+        return None if arbiter is None else _main_process("gunicorn")
     words = f"gunicorn -w {worker.cfg.workers} ({type(worker).__name__}): its arbiter starts a new worker"
     server = _instance("uvicorn.server", "Server", signal.SIGTERM)
     way: Way = _Gunicorn(words, worker) if server is None else _Uvicorn(words, server)
