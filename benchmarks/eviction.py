@@ -5,8 +5,8 @@ a ``cachetools.LRUCache`` under an RLock; median of 5. Eviction: a store of 1,00
 a third hit); the price below which 10 % of the bytes lie is found by ``Store.sample(1024)``, then ``Store.shrink``.
 "Longest wait" is the longest of single puts that another thread makes all the while, from pauses of 0.1 ms, with waking
 up from these; its twins do the same beside nothing, and beside a thread that counts in Python (then it waits for the
-interpreter alone). "Work of the evicting thread" is the most that this thread was on the processor, by its own CPU
-clock, while one put lasted: what of the wait is the eviction's, whatever else the machine does.
+interpreter alone). "Longest slice" is the longest that the evicting thread was on the processor, by its own CPU clock,
+before it let others have lock and interpreter: what of a wait is the eviction's, whatever else the machine does.
 Returned: a process of its own fills a cache with 1,000,000 small values (80 to 120 bytes), half of which are hit, at
 random or as they came; it evicts the other half, collects and trims, and reads VmRSS. "at random" drops half blindly.
 Overhead: VmRSS by entry for keys and values that exist already.
@@ -30,6 +30,7 @@ import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import report
 
@@ -122,27 +123,34 @@ def filled(entries: int) -> Store:
     return store
 
 
-def beside(store: Store, work: Callable[[], object]) -> tuple[float, list[float], float]:
-    """Milliseconds that the work took, and those that each put of another thread took meanwhile.
+def sliced(work: Callable[[], object]) -> float:
+    """Do some work; milliseconds on the processor of the longest slice of it between two turns of others."""
+    slices, began = list[float](), time.thread_time()
 
-    Last, the most that the working thread was on the processor during one of these puts: what others on this machine
-    take from either thread is not in it.
-    """
+    def sleep(seconds: float) -> None:
+        nonlocal began
+        slices.append(time.thread_time() - began)
+        time.sleep(seconds)
+        began = time.thread_time()
+
+    with mock.patch("memguard.turns.sleep", sleep):
+        work()
+    return max(*slices, time.thread_time() - began) * 1e3
+
+
+def beside(store: Store, work: Callable[[], object]) -> tuple[float, list[float]]:
+    """Milliseconds that the work took, and those that each put of another thread took meanwhile."""
     waits = list[float]()
-    worked = 0.0
-    worker = time.pthread_getcpuclockid(threading.get_ident())
     done = threading.Event()
     ready = threading.Event()
 
     def put() -> None:
-        nonlocal worked
         number = 0
         while not done.is_set():
-            busy, began = time.clock_gettime(worker), time.perf_counter()
+            began = time.perf_counter()
             time.sleep(PAUSE_S)  # waking up waits for the interpreter, as a request does
             store.put(f"other {number % 1000}", number)
             waits.append((time.perf_counter() - began - PAUSE_S) * 1e3)
-            worked = max(worked, (time.clock_gettime(worker) - busy) * 1e3)
             number += 1
             ready.set()
 
@@ -154,52 +162,53 @@ def beside(store: Store, work: Callable[[], object]) -> tuple[float, list[float]
     took = (time.perf_counter() - began) * 1e3
     done.set()
     thread.join()
-    return took, sorted(waits), worked
+    return took, sorted(waits)
 
 
 def evict(entries: int) -> list[Row]:
     random.seed(1)
     alone, shared = list[tuple[float, float]](), list[float]()
-    waits, works = list[float](), list[float]()
+    waits, slices = list[float](), list[float]()
     for _ in range(3):
         store = filled(entries)
         alone.append(_timed(functools.partial(_shrink, store)))
+        slices.append(sliced(functools.partial(_shrink, store)))
         gc.unfreeze()
         del store
         store = filled(entries)
-        took, times, worked = beside(store, functools.partial(_shrink, store))
+        took, times = beside(store, functools.partial(_shrink, store))
         shared.append(took)
         waits.append(times[-1])
-        works.append(worked)
         gc.unfreeze()
-    _, quiet, _ = beside(store, functools.partial(time.sleep, 0.3))
-    _, busy, _ = beside(store, functools.partial(_count, 0.3))
-    took, clearing, cleared = beside(store, store.clear)
+    _, quiet = beside(store, functools.partial(time.sleep, 0.3))
+    _, busy = beside(store, functools.partial(_count, 0.3))
+    took, clearing = beside(store, store.clear)
+    cleared = sliced(filled(entries).clear)
     gc.unfreeze()
     typical, longest = statistics.median(clock for clock, _ in alone), statistics.median(waits)
-    on_cpu = min(cpu for _, cpu in alone)
+    on_cpu = statistics.median(cpu for _, cpu in alone)
     return [
         _row(
             f"evict 10 % of {entries:,} by price",
-            f"{typical:.0f} ms (best {min(alone)[0]:.0f}, of it on the processor {on_cpu:.0f}); "
+            f"{on_cpu:.0f} ms on the processor; by the clock {typical:.0f} ms (best {min(alone)[0]:.0f}), "
             f"with another thread putting {statistics.median(shared):.0f} ms",
-            _bar(f"{EVICT_BAR_MS:g} ms", met=typical <= EVICT_BAR_MS),
+            _bar(f"{EVICT_BAR_MS:g} ms", met=on_cpu <= EVICT_BAR_MS),
+        ),
+        _row(
+            "longest slice of it",
+            f"{statistics.median(slices):.1f} ms (most {max(slices):.1f})",
+            _bar(f"{WAIT_BAR_MS:g} ms", met=max(slices) <= WAIT_BAR_MS),
         ),
         _row(
             "longest wait of a put meanwhile",
             f"{longest:.1f} ms (best {min(waits):.1f})",
             _bar(f"{WAIT_BAR_MS:g} ms", met=longest <= WAIT_BAR_MS),
         ),
-        _row(
-            "work of the evicting thread during one put",
-            f"{statistics.median(works):.1f} ms (most {max(works):.1f})",
-            _bar(f"{WAIT_BAR_MS:g} ms", met=max(works) <= WAIT_BAR_MS),
-        ),
         _row("the same beside nothing", f"{quiet[-1]:.1f} ms", "–"),
         _row("the same beside a thread that counts", f"{busy[-1]:.1f} ms", "–"),
         _row(
             "clear of the rest",
-            f"{took:.0f} ms; longest wait of a put {clearing[-1]:.1f} ms, most work during one {cleared:.1f} ms",
+            f"{took:.0f} ms; longest wait of a put {clearing[-1]:.1f} ms; longest slice of all of it {cleared:.1f} ms",
             "–",
         ),
     ]

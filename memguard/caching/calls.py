@@ -179,7 +179,9 @@ def refusal(spec: Spec) -> Callable[[dict[str, Any]], None]:
         if error is None or error.__traceback__ is None or error.__traceback__.tb_next is not None:
             return
         if spec.key is not None:
-            raise TypeError(f"cached function {spec.name}: key= gave something unhashable: {error}") from None
+            raise TypeError(
+                f"cached function {spec.name}: key= gave something unhashable: {error}; let it give a tuple"
+            ) from None
         for name, value in named.items():
             found = _unhashable(value, 0)
             if found:

@@ -6,7 +6,7 @@ from heapq import heapify, heappop, heappush
 from itertools import chain, count, islice
 from math import inf
 from random import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memguard.caching.entry import COHORT, ENDLESS, Cohort, Entry
 
@@ -68,9 +68,10 @@ class Cohorts:
         """How many entries are in."""
         return sum(len(cohort.entries) - cohort.holes for cohort in self.rows)
 
-    def take(self) -> list[list[Entry | None]]:
-        """Take everything out, at once: the lists that held it."""
-        taken = [cohort.empty() for cohort in self.rows]
+    def take(self) -> list[list[Any]]:
+        """Take everything out, at once: the lists that held it, the one of the cohorts last."""
+        taken: list[list[Any]] = [cohort.empty() for cohort in self.rows]
+        taken.append(self.rows)
         self.rows, self._by_due, self.newest = [], [], Cohort(0.0, 0)
         self._hand = self._slot = self._tended = 0
         self.due[0] = inf

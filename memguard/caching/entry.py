@@ -114,6 +114,10 @@ NEVER: Final[Doubles] = array("d", [inf]) * COHORT
 """The ``expires`` of cohorts where nothing does."""
 
 
+_OUT: Final[Counts] = array("q", bytes(8 * COHORT))
+"""The ``bytes`` of cohorts that were emptied; nobody writes there."""
+
+
 class Cohort:
     """Up to 256 entries that were inserted one after another; holes are None. By slot it keeps their figures.
 
@@ -178,9 +182,9 @@ class Cohort:
         self.holes += 1
 
     def empty(self) -> list[Entry | None]:
-        """Take out all; whoever holds one of them sees that it is out."""
+        """Take out all; whoever holds one of them sees that it is out. It stays empty."""
         taken, self.entries, self.holes = self.entries, [], 0
-        self.bytes = array("q", bytes(8 * self.places))
+        self.bytes = _OUT
         return taken
 
     def _grow(self) -> None:

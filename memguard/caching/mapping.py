@@ -14,12 +14,13 @@ from operator import index
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from memguard import beat
+from memguard.caching.bounds import at_most, in_bytes, lifetime, number, seconds_of
 from memguard.caching.entry import ENTRY_BYTES
 from memguard.caching.market import market_of
 from memguard.caching.store import Store
 from memguard.caching.table import units_of
 from memguard.sizing import entry_bytes
-from memguard.units import format_bytes, parse_bytes, parse_seconds
+from memguard.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,7 +64,7 @@ class Cache(MutableMapping[K, V]):
     ``popitem`` may be overridden as there.
 
     Raises:
-        ValueError: a bound is negative, ``max_bytes`` below one entry, ``ttl`` not above 0.
+        ValueError: a bound is negative, ``max_bytes`` below one entry or ``min_bytes``, ``ttl`` not above 0.
     """
 
     def __init__(  # noqa: PLR0913 - options, all with a default
@@ -80,22 +81,22 @@ class Cache(MutableMapping[K, V]):
         roster: Roster | None = None,
         relocate: bool = False,
     ) -> None:
-        if maxsize is not None and not _number("maxsize", maxsize) >= 0:
+        if maxsize is not None and not number("maxsize", maxsize) >= 0:
             raise ValueError(f"maxsize must be non-negative, not {maxsize!r} (None: no bound)")
-        if not 0 < _number("weight", weight) < inf:
+        if not 0 < number("weight", weight) < inf:
             raise ValueError(f"weight={weight!r} must be above 0: 2 makes entries twice as dear")
         for called, given in (("getsizeof", getsizeof), ("timer", timer)):
             if given is not None and not callable(given):
                 raise TypeError(f"{called}={given!r} must be a function, not {type(given).__name__}")
         if getsizeof is not None:
             vars(self)["getsizeof"] = getsizeof  # in place of the class's own
-        self._ttl: float | Callable[[V], float | None] | None = _lifetime(ttl)
+        self._ttl: float | Callable[[V], float | None] | None = lifetime(ttl)
         self._timer = timer
         self._options: dict[str, Any] = {
             "name": str(name or "cache"),
             "maxsize": maxsize,
-            "max_bytes": _bound(max_bytes),
-            "min_bytes": _bytes("min_bytes", min_bytes),
+            "max_bytes": at_most(max_bytes, min_bytes),
+            "min_bytes": in_bytes("min_bytes", min_bytes),
             "weight": float(weight),
             "relocates": bool(relocate),
         }
@@ -174,8 +175,8 @@ class Cache(MutableMapping[K, V]):
     def _keep(self, key: K, value: V, *, over: bool) -> bool:
         maxsize = self.maxsize
         units = self._units(value) if self._measures else None
-        ttl_s = self._ttl(value) if callable(self._ttl) else self._ttl
-        if ttl_s is not None and ttl_s == inf:
+        ttl_s = seconds_of(self._ttl, value, self.name) if callable(self._ttl) else self._ttl
+        if ttl_s == inf:
             ttl_s = None
         if maxsize is not None and (1 if units is None else units) > maxsize:
             raise ValueError("value too large")
@@ -365,36 +366,3 @@ def _show_to_cachetools() -> None:
     if theirs is not None and theirs not in _shown:
         _shown[:] = [theirs]
         theirs.register(Cache)
-
-
-def _number(name: str, value: Any) -> Any:  # noqa: ANN401
-    if not hasattr(value, "__float__"):
-        raise TypeError(f"{name}={value!r} must be a number, not {type(value).__name__}")
-    return value
-
-
-def _bytes(name: str, value: Any) -> int:  # noqa: ANN401
-    try:
-        return parse_bytes(value)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name}={value!r}: {error}") from None
-
-
-def _lifetime(ttl: Any) -> Any:  # noqa: ANN401 - as people write it
-    if ttl is None or callable(ttl):
-        return ttl
-    seconds = parse_seconds(ttl) if isinstance(ttl, str) else _number("ttl", ttl)
-    if not seconds > 0:
-        raise ValueError(f"ttl={ttl!r} must be above 0 seconds (None: for ever)")
-    return float(seconds)
-
-
-def _bound(max_bytes: int | str | None) -> int | None:
-    if max_bytes is None:
-        return None
-    count = _bytes("max_bytes", max_bytes)
-    if count < ENTRY_BYTES:
-        raise ValueError(
-            f"max_bytes={max_bytes!r} holds no entry: the smallest takes {ENTRY_BYTES} bytes (None: no bound)"
-        )
-    return count

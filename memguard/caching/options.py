@@ -46,16 +46,22 @@ class Options:
         stale_s = None if told["stale_s"] is None else _lifetime("stale_s", told["stale_s"])
         if stale_s is not None and told["ttl"] is None:
             raise ValueError("cached(stale_s=...) needs a ttl: without one nothing gets stale")
+        max_bytes, min_bytes = _max_bytes(told["max_bytes"]), _bytes("min_bytes", told["min_bytes"])
+        if max_bytes is not None and max_bytes < min_bytes:
+            raise ValueError(
+                f"cached(max_bytes={told['max_bytes']!r}) is less than min_bytes={told['min_bytes']!r}, "
+                f"which is never given up"
+            )
         return cls(
             maxsize=_maxsize(told["maxsize"]),
-            max_bytes=_max_bytes(told["max_bytes"]),
+            max_bytes=max_bytes,
             ttl_s=told["ttl"] if told["ttl"] is None or callable(told["ttl"]) else _lifetime("ttl", told["ttl"]),
             typed=bool(told["typed"]),
             key=_callable("key", told["key"]),
             cost_s=told["cost"] if callable(told["cost"]) else _number("cost", told["cost"]),
             name=_name(told["name"]),
             weight=_weight(told["weight"]),
-            min_bytes=_bytes("min_bytes", told["min_bytes"]),
+            min_bytes=min_bytes,
             coalesce=bool(told["coalesce"]),
             none_ttl_s=none_ttl_s,
             failures=failures,
@@ -112,7 +118,8 @@ def _number(name: str, value: Any) -> float | None:  # noqa: ANN401
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"cached({name}={value!r}): expected a number or a callable, not {type(value).__name__}")
     if not 0 <= value < inf:
-        raise ValueError(f"cached({name}={value!r}): it must be 0 or more, and finite")
+        least = "above 0" if name == "weight" else "0 or more"
+        raise ValueError(f"cached({name}={value!r}): it must be {least}, and finite")
     return float(value)
 
 

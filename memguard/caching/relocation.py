@@ -13,7 +13,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from memguard.caching.entry import ENDLESS, Counted, Entry, hits_of
-from memguard.caching.table import Table, give_way, units_of
+from memguard.caching.table import Table, units_of
+from memguard.turns import give_way
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,15 +8,14 @@ each pays with one recomputation, and comes back among its like.
 
 from __future__ import annotations
 
-from itertools import repeat
 from math import inf
-from operator import attrgetter, is_
 from random import random
 from typing import TYPE_CHECKING, Any, Final
 
 from memguard.caching.pricing import Habits, cheap_among, price_of
 from memguard.caching.relocation import Relocating
-from memguard.caching.table import give_way, units_of
+from memguard.caching.table import units_of
+from memguard.turns import bury, give_way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,9 +32,6 @@ _LARGE: Final = 16
 _SMALL_ENTRY_BYTES: Final = 4096
 # Entries that tell what a stretch is worth.
 _LOOKS: Final = 16
-# A thread that fills the cache meanwhile takes every hole at once, and one of its entries keeps a whole arena: no more
-# yields than others need. A stretch takes 1.6 ms, and the last may begin at the very end: 3.6 ms for whoever waits.
-_SLICE_S: Final = 0.002
 # That is known no better than this.
 _ABOUT: Final = 2.0
 # An entry that costs so many times the average of its cohort to make again, and so many seconds, is judged by itself.
@@ -46,8 +42,6 @@ _JEWEL_S: Final = 0.1
 # the pages that the others leave.
 _MOST_RATIO: Final = 0.75
 _LITTLE: Final = 4.0
-
-_KEY: Final = attrgetter("key")
 
 
 class Shelved(Relocating):
@@ -148,10 +142,11 @@ class Shelved(Relocating):
     def shrink(self, wanted_bytes: int, below: float) -> int:
         """Evict what is priced at or below ``below`` until so many bytes are gone; how many went.
 
-        Expired entries go first. A small store goes on from where it last stopped; a large one gives up to one stretch
-        more than is wanted. It holds the lock for a cohort or a stretch at a time, and lets others work between.
+        Expired entries go first. A small store goes on from where it last stopped; a large one gives up to one cohort
+        more than is wanted. It holds the lock for a cohort at a time, lets what it took out die without it, and lets
+        others work between.
         """
-        before = self.bytes
+        before, dead, each = self.bytes, list[object](), self._each_bytes
         self.expire()
         self.habits.settle()
         freed, large = max(0, before - self.bytes), self._is_large()
@@ -162,8 +157,9 @@ class Shelved(Relocating):
             if left <= 0 or self.bytes <= self.min_bytes:
                 break
             if doomed is not None:
-                freed += self._change(*doomed, left) or 0
-            began = give_way(began, _SLICE_S)
+                freed += self._change(self._gather, dead, *doomed, left) or 0
+            began = bury(dead, each, began)
+        give_way(0.0)
         self._change(self._cohorts.sweep)
         return freed
 
@@ -183,13 +179,11 @@ class Shelved(Relocating):
             if self._worth(stretch, now)[0] > _ABOUT * below:
                 yield None
                 continue
-            plain = list["Cohort"]()
             for cohort in stretch:
                 if below < inf and _has_jewel(cohort):
                     yield self._shrink, self._doomed(cohort, _JEWEL * below)
                 else:
-                    plain.append(cohort)
-            yield self._drop, plain
+                    yield self._drop, cohort
 
     def _doomed(self, cohort: Cohort, below: float) -> list[Entry]:
         """What is priced at or below, and with most of a cohort the rest of it."""
@@ -204,33 +198,19 @@ class Shelved(Relocating):
                 return cheap_among(cohort, now, below * _LITTLE, self.habits)
         return cheap
 
-    def _drop(self, stretch: list[Cohort], wanted_bytes: int) -> int:
-        """Take out whole cohorts, or the cheapest of them where the floor is near; how many bytes went."""
-        entries, size = [entry for cohort in stretch for entry in cohort], sum(sum(cohort.bytes) for cohort in stretch)
-        before = self.bytes
-        if size > before - self.min_bytes:
+    def _drop(self, cohort: Cohort, wanted_bytes: int) -> int:
+        """Take out a whole cohort, or the cheapest of it where the floor is near; how many bytes went."""
+        if sum(cohort.bytes) > self.bytes - self.min_bytes:
             now = self.clock()
-            entries.sort(key=lambda entry: price_of(entry, now, self.habits))
+            entries = sorted(cohort, key=lambda entry: price_of(entry, now, self.habits))
             return self._shrink(entries, wanted_bytes)
-        found: list[Any] = []
-        try:
-            found.extend(map(self.table.pop, list(map(_KEY, entries)), repeat(None)))
-        except Exception:  # noqa: BLE001 - whatever a key may raise
-            found.append(None)
-        if len(found) != len(entries) or not all(map(is_, found, entries)):
-            self._mend()
-            return before - self.bytes
-        for cohort in stretch:
-            cohort.empty()
-        self.bytes -= size
-        if self._counts:
-            self.units -= sum(map(units_of, entries))
-        self.evictions += len(entries)
-        self._part(entries)
+        before = len(self.table)
+        size = self._empty(cohort)
+        self.evictions += before - len(self.table)
         return size
 
     def _shrink(self, doomed: list[Entry], wanted_bytes: int) -> int:
-        """Take out entries that are still there, until so many bytes are gone; how many that were."""
+        """Take out entries that are still there, until so many bytes are gone; how many that were. Empties the list."""
         left = wanted = min(wanted_bytes, self.bytes - self.min_bytes)
         spare = self.bytes - self.min_bytes - wanted
         pop, holds, gone, misbehaved = self.table.pop, self._cohorts.holds, list["Entry"](), None
@@ -255,6 +235,7 @@ class Shelved(Relocating):
             self.units -= sum(map(units_of, gone))
         self.evictions += len(gone)
         self._part(gone)
+        doomed.clear()
         if misbehaved is not None:
             self._mend(without=misbehaved)
         return wanted - left

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from memguard.caching.entry import ENDLESS, NEVER, Counted, Entry, deadline
 from memguard.caching.pricing import price_of
 from memguard.caching.shelf import Shelved
-from memguard.caching.table import PASSES, give_way, units_of
+from memguard.caching.table import PASSES, is_mine, units_of
+from memguard.turns import give_way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -32,6 +33,10 @@ _TRIES: Final = 8
 _MOST_BYTES: Final = 1 << 62
 # Keys whose comparison is C's.
 _TAME: Final = frozenset({str, bytes, int, float, bool})
+# Victims that one put takes one by one; more go at once, by a price that so many looks tell, in so many rounds.
+_VICTIMS: Final = 32
+_LOOKS: Final = 256
+_ROUNDS: Final = 3
 # What one look after itself may measure anew, and for how long.
 _REMEASURED: Final = 64
 _TEND_S: Final = 0.0005
@@ -114,6 +119,9 @@ class Store(Shelved):
                 self.pop(key)
                 return False
             expires = deadline(now, ttl_s)
+        most = self.max_bytes
+        if most is not None and (self.bytes + size - most) * len(self.table) > _VICTIMS * self.bytes and size <= most:
+            self._cede(key, size, most)
         if units is not None or not over:
             return self._put_counted(entry, (size, cost_s, now, 0.0, 0, expires), units, over=over)
         kept: bool | None = None
@@ -172,6 +180,25 @@ class Store(Shelved):
         if isinstance(entry, Counted):
             entry.units, self._counts = units, True
         return self._change(self._insert if over else self._insert_new, entry, figures) is not False
+
+    def _cede(self, key: Hashable, size: int, max_bytes: int) -> None:
+        """Make room for what takes the place of many: by a price for all and in slices, not one by one in the lock."""
+        if is_mine(self._lock):
+            return
+        old = None
+        with suppress(Exception):  # a key that raises will do so again
+            old = self.table.get(key)
+        for _ in range(_ROUNDS):
+            wanted = self.bytes + size - max_bytes - (0 if old is None else old.bytes)
+            if wanted * len(self.table) <= _VICTIMS * self.bytes:
+                return
+            offers = sorted(self.sample(_LOOKS), key=_PRICE)
+            summed, share = 0, wanted / self.bytes * sum(each for _, each in offers)
+            for price, each in offers:
+                summed += each
+                if summed >= share:
+                    self.shrink(wanted, price)
+                    break
 
     def limit(self, maxsize: int | None) -> None:
         """Have at most so many entries, if no limit was given at the start."""

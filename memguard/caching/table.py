@@ -6,28 +6,32 @@ import time
 from _thread import RLock
 from collections import deque
 from contextlib import suppress
-from time import perf_counter, sleep
+from itertools import repeat
+from operator import attrgetter, is_
+from sys import is_finalizing
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from memguard.caching import forks
 from memguard.caching.cohorts import Cohorts
 from memguard.caching.entry import ENDLESS, Counted, Entry, hits_of
+from memguard.turns import bury
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
-    from memguard.caching.entry import Figures
+    from memguard.caching.entry import Cohort, Figures
 
-__all__ = ["Table", "give_way", "units_of"]
+__all__ = ["PASSES", "Table", "is_mine", "units_of"]
 
-# Long work gives way after so many seconds, for long enough that whoever waits for the lock or the interpreter gets
-# it: a lock that is released and taken again at once goes to nobody else.
-_SLICE_S: Final = 0.002
-_YIELD_S: Final = 0.00005
+# A table of so many bytes is emptied before it dies: it would die in one piece of a millisecond and more.
+_MANY_BYTES: Final = 2 << 20
 # How often an entry can still yield its value, asked without a call in Python.
 _LEFT: Final = Entry.__length_hint__
-# Due cohorts that one look-up may clear on its way: some 0.2 ms.
+_KEY: Final = attrgetter("key")
+# Due cohorts that one look-up may clear on its way, and after how many bytes it leaves the rest to the next: some 1 ms.
 PASSES: Final = 4
+_EXPIRED_BYTES: Final = 1 << 20
 
 
 class Table:
@@ -61,6 +65,8 @@ class Table:
         forks.enrol(self)
 
     def __del__(self) -> None:
+        if self.bytes > _MANY_BYTES and not is_finalizing():
+            self.clear()
         # Entries know their cohorts, and cohorts their entries: all would wait for the collector.
         self._cohorts.take()
 
@@ -98,25 +104,31 @@ class Table:
         return None
 
     def clear(self) -> None:
-        """Drop everything, and count hits from zero."""
-        taken = self._change(self._clear)
-        while taken:  # a cohort at a time: others get their turn
-            del taken[-1]
+        """Drop everything, and count hits from zero.
+
+        It goes at once; then it dies bit by bit, and others work between. A dict of a million takes 8 to 13 ms to be
+        emptied: half of that goes into giving its 40 MiB back, which nobody can do bit by bit.
+        """
+        began, each = perf_counter(), self._each_bytes
+        taken = self._change(self._clear) or []
+        while taken:
+            began = bury(taken.pop(), each, began)
 
     def expire(self) -> int:
         """Drop all that has expired; how many entries went."""
         now, gone, began = self.clock(), 0, perf_counter()
+        dead, each = list[object](), self._each_bytes
         while self.due[0] <= now:
-            dropped = self._change(self._expire, now, PASSES)
+            dropped = self._change(self._gather, dead, self._expire, now, 1)
             if dropped is None:  # put off
                 break
             gone += dropped
-            began = give_way(began)
+            began = bury(dead, each, began)
         return gone
 
     def forget(self) -> None:
         """In a forked child: the lock may be held for ever by a thread that is gone, amid a change."""
-        if not _is_mine(self._lock):
+        if not is_mine(self._lock):
             self._lock = RLock()
             self._later.clear()
         self._changed = None
@@ -124,7 +136,7 @@ class Table:
     def _change(self, operation: Callable[..., Any], *args: object) -> Any:  # noqa: ANN401 - what the operation gives
         """Run it as the only change; None when it is put off because it comes from inside of another."""
         # A busy table whose lock was free: that change was broken off.
-        inside = _is_mine(self._lock)
+        inside = is_mine(self._lock)
         with self._lock:
             if inside and self._busy:
                 self._later.append((operation, args))
@@ -140,12 +152,24 @@ class Table:
         del dropped  # their destructors may call back: not under the lock
         return result
 
+    def _gather(self, dead: list[object], operation: Callable[..., Any], *args: object) -> Any:  # noqa: ANN401 - as above
+        """Make a change, and hand over what it drops: to ``bury`` where much may die."""
+        result = operation(*args)
+        dead += self._dropped
+        self._dropped = []
+        return result
+
+    @property
+    def _each_bytes(self) -> float:
+        return self.bytes / (len(self.table) or 1)
+
     def _catch_up(self) -> None:
         """Make the changes that were put off."""
         while self._later:
             operation, args = self._later.popleft()
             with suppress(Exception):
                 self._change(operation, *args)
+            self._dropped.append(args)  # what was gathered there must not die under the lock
 
     def _unharmed(self) -> None:
         """A key has raised while the dict was asked: when both still agree, nothing has changed."""
@@ -216,7 +240,25 @@ class Table:
                 del lost[id(entry)]
         self._part([*lost.values()])
 
-    def _clear(self) -> list[list[Entry | None]]:
+    def _empty(self, cohort: Cohort) -> int:
+        """Take out a whole cohort; how many bytes went."""
+        entries, size, before = cohort.living(), sum(cohort.bytes), self.bytes
+        found: list[Any] = []
+        try:
+            found.extend(map(self.table.pop, list(map(_KEY, entries)), repeat(None)))
+        except Exception:  # noqa: BLE001 - whatever a key may raise
+            found.append(None)
+        if len(found) != len(entries) or not all(map(is_, found, entries)):
+            self._mend()
+            return before - self.bytes
+        cohort.empty()
+        self.bytes -= size
+        if self._counts:
+            self.units -= sum(map(units_of, entries))
+        self._part(entries)
+        return size
+
+    def _clear(self) -> list[list[Any]]:
         taken = self._cohorts.take()
         self.table.clear()
         self._retired_hits = self.bytes = self.units = 0
@@ -224,18 +266,20 @@ class Table:
         return taken
 
     def _expire(self, now: float, passes: int) -> int:
-        """Take out what has expired, in so many cohorts; how many entries went."""
-        gone = 0
+        """Take out what has expired, in so many cohorts as long as that is not much; how many entries went."""
+        gone, least_bytes = 0, self.bytes - _EXPIRED_BYTES
         for _ in range(passes):
-            if self.due[0] > now:
+            if self.due[0] > now or self.bytes < least_bytes:
                 break
             for entry in self._cohorts.expired(now):
                 gone += self._remove(entry)
+                if self.bytes < least_bytes:
+                    break
             self._cohorts.renew()
         return gone
 
 
-def _is_mine(lock: Any) -> bool:  # noqa: ANN401 - typeshed does not know it
+def is_mine(lock: Any) -> bool:  # noqa: ANN401 - typeshed does not know it
     """Whether this thread holds the lock, as ``threading.Condition`` asks."""
     return bool(lock._is_owned())  # noqa: SLF001
 
@@ -243,11 +287,3 @@ def _is_mine(lock: Any) -> bool:  # noqa: ANN401 - typeshed does not know it
 def units_of(entry: Entry) -> Any:  # noqa: ANN401 - an int or a Fraction
     """What an entry counts: its own units, or 1."""
     return entry.units if isinstance(entry, Counted) else 1
-
-
-def give_way(began: float, slice_s: float = _SLICE_S) -> float:
-    """Let others have the interpreter, and the lock, when a slice of work is over; when the present one began."""
-    if perf_counter() - began < slice_s:
-        return began
-    sleep(_YIELD_S)
-    return perf_counter()

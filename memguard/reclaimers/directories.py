@@ -148,9 +148,15 @@ class Directory:
         """What a cleaning to the quotas would remove now, oldest first; removes nothing."""
         return self._clean(Pace(), self._over_bytes, dry_run=True)
 
-    def clean(self) -> Cleanup:
-        """Look now, and clean if a quota is exceeded."""
-        return self._clean(Pace(), self._over_bytes, dry_run=not self._act)
+    def clean(self, *, down_to_bytes: int | None = None, pace: Pace | None = None) -> Cleanup:
+        """Look now, and clean if a quota is exceeded; with ``down_to_bytes``, if it holds more than that."""
+        over: Callable[[Census, int], int] = self._over_bytes
+        if down_to_bytes is not None:
+            over = lambda census, _: census.bytes - down_to_bytes  # noqa: E731 - one of two
+        cleanup = self._clean(pace or Pace(), over, dry_run=not self._act)
+        if down_to_bytes is not None and not self.closed:
+            self._report(cleanup)
+        return cleanup
 
     def _look_after(self) -> None:
         self._pace = pace = Pace(rest=True)

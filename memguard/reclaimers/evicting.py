@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from memguard.reclaimers.dropping import PLAIN, ByCall, Dropper
 from memguard.reclaimers.entries import Estimate, currsize_of, length_of, peek_mapping
+from memguard.turns import bury
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -56,6 +57,7 @@ class Source:
         self.get_lock = get_lock
         self.currsize_is_bytes = currsize_is_bytes
         self._estimate = Estimate()
+        self._began = 0.0
 
     @property
     def mean(self) -> float | None:
@@ -92,7 +94,7 @@ class Source:
         return ByCall(holder, row.take, row.stale) if row.take is not None else Dropper(self.table())
 
     def drop(self, take: Callable[[], list[object]], name: str) -> tuple[int, int]:
-        """How many entries one slice took out, and their bytes; they die here, outside of the lock.
+        """How many entries one slice took out, and their bytes; they die here, outside of the lock, a few at a time.
 
         Raises:
             TimeoutError: the lock was busy for a second.
@@ -105,7 +107,9 @@ class Source:
             return 0, 0
         sizes = [self.row.weigh(entry) for entry in dropped[:: max(1, len(dropped) // _MEASURED)]]
         self._estimate.learn(sizes)
-        return len(dropped), max(0, shrunk) if self.currsize_is_bytes else sum(sizes) * len(dropped) // len(sizes)
+        count, dropped_bytes = len(dropped), sum(sizes) * len(dropped) // len(sizes)
+        self._began = bury(dropped, dropped_bytes / count, self._began)
+        return count, max(0, shrunk) if self.currsize_is_bytes else dropped_bytes
 
     def _peek(self, table: Any) -> Sequence[object]:  # noqa: ANN401
         """Weigh a few entries as the row does; the estimate has nothing left to weigh."""
@@ -131,6 +135,11 @@ class EvictCache:
         """Whether shrinking waits for nobody: a plain dict without a lock."""
         source = self._source
         return source.row.take is None and type(source.table()) in PLAIN and source.get_lock() is None
+
+    @property
+    def locked(self) -> bool:
+        """Whether it is changed under a lock that its users hold too; else only pressure is worth changing it."""
+        return self._source.row.take is not None or self._source.get_lock() is not None
 
     def size(self) -> int | None:
         """Accounted bytes: the length times the sampled bytes of an entry, or ``currsize``; takes no lock.

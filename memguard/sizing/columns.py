@@ -9,14 +9,15 @@ all together small for the least work (Neyman's allocation in several stages: Co
 from __future__ import annotations
 
 from collections import deque
-from contextlib import suppress
+from gc import get_referents
 from itertools import chain, compress
-from operator import itemgetter
+from operator import itemgetter, truediv
 from sys import getrefcount, getsizeof
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from memguard.sizing.dice import OFTEN, Deck, mixed
-from memguard.sizing.places import NONE, Place, Stratum, joined
+from memguard.sizing.foreign import shallow, values_bytes
+from memguard.sizing.places import NONE, Column, Place, Stratum, joined
 from memguard.sizing.scales import ALONE, EXACT_SIZED, HEADER, LEAVES, LEVEL, SIZED, Scales
 
 if TYPE_CHECKING:
@@ -40,8 +41,11 @@ _EVEN_SHARE: Final = 3
 _LEAST: Final = 8
 # Elements of containers that are picked up at once, to choose from: 10 ns each.
 _POOL: Final = 8192
-# Dicts that tell what keys weigh: mostly the same again.
-_KEYS_OF: Final = 4
+# Dicts that tell what keys weigh: mostly the same again, and then there are no others (OFTEN).
+_KEYS_OF: Final = 5
+# Keys that so many hold are the same few everywhere: each holder counts its part of them.
+_CROWD: Final = 256
+_KINDS: Final = 4  # types of instances that are told apart at one place
 # More names than these in all, or than so many times those of one dict: no records but tables, whose values are alike.
 _NAMES: Final = 48
 _NAMES_RATIO: Final = 4
@@ -58,6 +62,7 @@ _PLACES: Final = 160
 
 _LONG: Final = frozenset({str, bytes})
 _STR: Final = frozenset({str})
+_SEQS: Final = frozenset[Any]({list, tuple, set, frozenset})
 _VALUES: Final = cast("Any", dict).values
 
 
@@ -75,11 +80,10 @@ class Survey:
         self._places: list[Place] = []
         self.left_over: list[tuple[list[Any], float]] = []
         self.cut: bool = False
+        self._columns: list[Column] = []
+        self._keys_bytes = 0.0
+        self._pilot = _PILOT
         walk.sampling = True
-
-    @property
-    def _pilot(self) -> int:
-        return max(_LEAST, min(_PILOT if len(self._places) < _FEW else _PILOT // 2, self._walk.left // _PILOT))
 
     @property
     def _most(self) -> int:
@@ -87,8 +91,10 @@ class Survey:
 
     def containers(self, units: list[Any]) -> None:
         """Count what lies below builtin containers; their own bytes count already."""
-        for some in ([one for one in units if type(one) is dict], [one for one in units if type(one) is not dict]):
-            if some:
+        kinds = set(map(type, units))
+        for group in (kinds & _SEQS, *({kind} for kind in kinds - _SEQS)):
+            if group:
+                some = units if len(group) == len(kinds) else [one for one in units if type(one) in group]
                 self._open(Stratum(mixed(some), len(some)), own=False)
 
     def elements(self, units: list[Any], population: float, deck: Deck | None = None) -> None:
@@ -118,14 +124,14 @@ class Survey:
             if place.below:
                 place.below = ()  # or they hold each other
             if place.key is None:
-                place.units = NONE  # what is left over would count as referred to once more
+                place.units, place.deck = NONE, None  # what is left over would count as referred to once more
             for rank, times in (place.refs or {}).items():
                 refs[rank] = refs.get(rank, 0.0) + times * place.population / place.done
         return total, error2
 
     def _sums(self) -> tuple[float, float, list[tuple[Place, float, float]]]:
         """Bytes, the square of their error, and the places it comes from: what varies there, and what that leaves."""
-        total = error2 = 0.0
+        total, error2 = self._keys_bytes, 0.0
         open_ = list[tuple[Place, float, float]]()
         for place in self._places:
             if place.bytes:
@@ -140,7 +146,12 @@ class Survey:
         return total, error2, open_
 
     def doubtful(self, met: dict[int, dict[int, Any]], times: dict[int, int]) -> bool:
-        """Whether much is shared that hardly came up twice: who shares lies together, and samples of ours do not."""
+        """Whether much is shared that hardly came up twice, or instances of one type differ in what they have.
+
+        Who shares lies together, and samples of ours do not.
+        """
+        if any(column.uneven for column in self._columns):
+            return True
         shared = {rank for place in self._places if place.refs and place.done < place.population for rank in place.refs}
         return any(times[rank] > _LEAST and _AGAIN * len(met[rank]) > times[rank] for rank in shared)
 
@@ -200,16 +211,18 @@ class Survey:
     def _open(self, stratum: Stratum, *, own: bool = True) -> None:
         self._strata.append(stratum)
         self._walk.left -= LEVEL // 4
-        units, population = stratum.units, stratum.population
+        self._pilot = max(_LEAST, min(_PILOT if len(self._places) < _FEW else _PILOT // 2, self._walk.left // _PILOT))
+        units, population, kind = stratum.units, stratum.population, type(stratum.units[0])
         try:
-            record = type(units[0]) is dict
-            if max(map(len, units[:_PILOT] if record else units)) > _POOL // 2:
+            if kind not in EXACT_SIZED:
+                self._open_things(stratum, kind)
+            elif max(widths := list(map(len, units[:_PILOT] if kind is dict else units))) > _POOL // 2:
                 self.left_over.append((units, population))
                 return
-            if not record:
-                self._open_flat(stratum, chain.from_iterable)
+            elif kind is not dict:
+                self._open_flat(stratum, chain.from_iterable, widths)
             elif not self._open_records(stratum):
-                self._open_flat(stratum, lambda some: chain.from_iterable(map(_VALUES, some)))
+                self._open_flat(stratum, lambda some: chain.from_iterable(map(_VALUES, some)), list(map(len, units)))
                 keys = mixed(list(chain.from_iterable(units[: stratum.followed])))
                 self._place(stratum, Place(keys, population * len(keys) / stratum.followed))
         except RuntimeError:  # another thread changed one
@@ -243,27 +256,51 @@ class Survey:
         for place in opened:
             self._follow(place, stratum.followed if place in varying or not varying else most // _EVEN_SHARE)
         keys = list(chain.from_iterable(units[-_KEYS_OF:]))
-        if keys:
-            self._place(stratum, Place(keys, stratum.population * len(keys) / min(_KEYS_OF, len(units))))
+        each = stratum.population / min(_KEYS_OF, len(units))
+        counts = list(map(getrefcount, keys))
+        if keys and min(counts) > _CROWD:
+            self._keys_bytes += each * sum(map(truediv, map(str.__sizeof__, keys), counts))
+        elif keys:
+            self._place(stratum, Place(keys, each * len(keys)))
         return True
 
-    def _open_flat(self, stratum: Stratum, flatten: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
+    def _open_things(self, stratum: Stratum, kind: type) -> None:
+        """Instances of one type: a place for each of what one refers to, in the order in which the type tells it."""
+        units = stratum.units
+        own = [one is kind for one in get_referents(units[0])]  # what a type says of itself is nobody's
+        some = units[: self._pilot]
+        if len(own) > _POOL // 2:
+            self.left_over.append((units, stratum.population))
+            return
+        if len(own) > _NAMES or len(get_referents(*some)) != len(own) * len(some):
+            self._open_flat(stratum, lambda some: get_referents(*some), [len(get_referents(one)) for one in units])
+            return
+        for column, nothing in enumerate(own):
+            if not nothing:
+                place = Place([], stratum.population)
+                place.deck = Column(units, column, len(own))
+                self._columns.append(place.deck)
+                self._place(stratum, place)
+
+    def _open_flat(
+        self, stratum: Stratum, flatten: Callable[[Iterable[Any]], Iterable[Any]], widths: list[int]
+    ) -> None:
         """Sequences, or dicts that are tables: one place for all elements."""
         units = stratum.units
-        widths = list(map(len, units))
         stratum.followed = max(1, min(len(units), len(units) * _POOL // max(1, sum(widths))))
         stratum.shapes = widths[: stratum.followed]
         flat = list(flatten(units[: stratum.followed]))
-        place = Place(Deck(flat).draw(self._walk.left // 3 + 1), stratum.population * len(flat) / stratum.followed)
-        del flat  # its elements would count as referred to once more
+        place = Place([], stratum.population * len(flat) / stratum.followed)
+        place.deck, place.ours = Deck(flat, len(flat) // stratum.followed), 1
+        del flat
         self._place(stratum, place)
 
     def _place(self, stratum: Stratum, place: Place) -> None:
         stratum.places.append(place)
         self._places.append(place)
         self._take(place, self._pilot)
-        if place.inner:
-            self._follow(place, self._most)
+        if place.inner:  # their number is known: more are fetched where what is below varies
+            self._follow(place, min(self._most, _ENOUGH + _PILOT))
 
     def _follow(self, place: Place, most: int) -> None:
         if most > place.done:
@@ -288,7 +325,7 @@ class Survey:
             return
         held = ALONE
         if place.key is None:
-            held, values = ALONE + 1, part
+            held, values = ALONE + 1 + place.ours, part
         else:
             values = self._looked_up(part, place.key)
         del part
@@ -300,8 +337,10 @@ class Survey:
         try:
             return list(map(itemgetter(name), dicts))
         except KeyError:
-            with suppress(Exception):
+            try:
                 return [one[name] for one in dicts if name in one]
+            except Exception:  # noqa: BLE001, S110 - such a key, or another thread took it out
+                pass
         except Exception:  # noqa: BLE001 - such a key
             self.cut = True
         return []
@@ -317,33 +356,35 @@ class Survey:
             values = list(compress(values, map(held.__ge__, counts)))
         if not values:
             return
-        kinds = set(map(type, values))
-        for kind in kinds:
-            some = values if len(kinds) == 1 else [value for value in values if type(value) is kind]
+        types = list(map(type, values))
+        alike = types.count(types[0]) == len(types)  # mostly; a set is twice as dear
+        for kind in types[:1] if alike else set(types):
+            some = values if alike else [value for value in values if type(value) is kind]
             leaf = LEAVES.get(kind)
             if leaf is not None:
                 sizes = list(map(leaf, some))
-                place.long |= kind in _LONG and max(sizes) > _SHORT
+                place.long = place.long or (kind in _LONG and max(sizes) > _SHORT)
                 place.add(sizes)
             elif kind is dict:
                 place.dicts = joined(place.dicts, some)
             elif kind in EXACT_SIZED:
                 place.seqs = joined(place.seqs, some)
-            else:
+            elif walk.trait(kind).plain and (kind in place.things or len(place.things) < _KINDS):
+                place.things = {**place.things, kind: joined(place.things.get(kind, NONE), some)}
+            elif walk.trait(kind).counts:
                 place.odd = joined(place.odd, some)
 
     def _descend(self, place: Place) -> None:
         """Let what was found at a place be opened: it stands for what lies at that place everywhere."""
-        if place.opened:
-            return
-        place.opened = True
         each = place.population / place.done
-        for some in (place.dicts, place.seqs):
-            if some:
+        for kind, some in ((dict, place.dicts), (list, place.seqs), *place.things.items()):
+            if some and kind not in place.opened:
+                place.opened = (*place.opened, kind)
                 stratum = Stratum(some, each * len(some), place)
                 place.below = (*place.below, stratum)
                 self._todo.append(stratum)
-        if place.odd:
+        if place.odd and object not in place.opened:
+            place.opened = (*place.opened, object)
             self.left_over.append((place.odd, each * len(place.odd)))
 
 
@@ -353,4 +394,7 @@ def _own_bytes(units: list[Any]) -> list[int]:
     kind = kinds.pop()
     if kinds:
         return list(map(getsizeof, units))
+    if kind not in EXACT_SIZED:
+        array_bytes = values_bytes(units) // len(units)
+        return [shallow(one) + array_bytes for one in units]
     return list(map(HEADER.__add__, map(SIZED[kind], units)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from _random import Random  # the module random around it brings nine others
+from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +18,10 @@ _SEED: Final = 7
 # Elements of a slice, and the least stride between them: more than rhythms that people give to lists.
 _SLICE: Final = 32
 _LEAST_STRIDE: Final = 31
+# Elements of a slice of a small pool, where such a stride would make slices of two: they cost more than they mix.
+_FEW: Final = 6
+# Where the first slice begins, by the pool's length: Knuth's multiplier (The Art of Computer Programming, 6.4).
+_WILD: Final = 2654435761
 
 
 OFTEN: Final = 5
@@ -45,14 +50,22 @@ def picked(pool: Sequence[Any], count: int) -> list[Any]:
 
 
 class Deck:
-    """A pool in an order in which every beginning is a sample of it: slices with one stride, in a wild order."""
+    """A pool in an order in which every beginning is a sample of it: slices with one stride, in a wild order.
+
+    ``width``: the pool is a sample already, of runs of so many that lie together: each slice takes one of each run.
+    """
 
     __slots__ = ("_leap", "_left", "_pool", "_start", "_stride")
 
-    def __init__(self, pool: Sequence[Any]) -> None:
-        stride = prime(max(_LEAST_STRIDE, len(pool) // _SLICE)) if len(pool) > _SLICE else 1
+    def __init__(self, pool: Sequence[Any], width: int | None = None) -> None:
+        if width is None:
+            width = max(_LEAST_STRIDE, len(pool) // _SLICE)
+            if len(pool) <= _LEAST_STRIDE * _FEW:
+                width = len(pool) // _FEW if len(pool) > _SLICE else 1
+        # Never the runs' own length, or of pairs only the first ones would come.
+        stride = prime(width + 1) if width > 1 else 1
         self._pool, self._stride, self._left = pool, stride, stride
-        self._leap, self._start = max(1, int(0.618 * stride)), int(_DICE.random() * stride)
+        self._leap, self._start = max(1, int(0.618 * stride)), len(pool) * _WILD % stride
 
     def draw(self, count: int) -> list[Any]:
         """At least so many more, or the rest."""
@@ -72,6 +85,7 @@ def mixed(pool: Sequence[Any]) -> list[Any]:
     return Deck(pool).draw(len(pool))
 
 
+@lru_cache(64)
 def prime(least: int) -> int:
     """The first prime from a number on: a stride that has no rhythm in common with most lists."""
     number = max(1, least)

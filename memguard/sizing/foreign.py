@@ -61,10 +61,11 @@ class Trait:
     """How instances of one type are measured.
 
     ``counts``: they are somebody's, not everybody's. ``inner``: more may lie behind them. ``sized``: the builtin
-    container underneath. ``read``: tells parts that neither getsizeof nor the garbage collector knows.
+    container underneath. ``read``: tells parts that neither getsizeof nor the garbage collector knows. ``plain``: what
+    they refer to is all there is to know.
     """
 
-    __slots__ = ("counts", "inner", "read", "sized")
+    __slots__ = ("counts", "inner", "plain", "read", "sized")
 
     def __init__(
         self,
@@ -78,6 +79,7 @@ class Trait:
         self.inner: bool = inner
         self.sized: type | None = sized
         self.read: Callable[[Any], Parts] | None = read
+        self.plain: bool = counts and inner and sized is None and read is None
 
 
 def trait_of(kind: type) -> Trait:

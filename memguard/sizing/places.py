@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from gc import get_referents
 from math import hypot
+from operator import mul
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -10,10 +12,11 @@ if TYPE_CHECKING:
 
     from memguard.sizing.dice import Deck
 
-__all__ = ["NONE", "Place", "Stratum", "joined"]
+__all__ = ["NONE", "Column", "Place", "Stratum", "joined"]
 
 NONE: Final[Any] = []
 """What a place holds before anything was found there; never changed."""
+NO_THINGS: Final[dict[type, list[Any]]] = {}
 
 
 class Place:
@@ -21,20 +24,23 @@ class Place:
 
     ``done`` units were looked at; what they hold there sums up to ``bytes`` and ``squares``, beside containers with
     what is ``below``. ``key``: of dicts; None: the units are the values; ``...``: the units' own bytes. ``source``: the
-    place where the units were found; ``deck``: where more units come from.
+    place where the units were found; ``deck``: where more units come from, in so many lists of ``ours``.
+    ``things`` are instances by their type; ``opened`` says which of all these were.
     """
 
     # Most places are leaves: what these never have is not made for each.
-    deck: Deck | None = None
+    deck: Deck | Column | None = None
+    ours: int = 0
     done: int = 0
     found: int = 0
     bytes: float = 0.0
     squares: float = 0.0
     long: bool = False
-    opened: bool = False
+    opened: Sequence[object] = ()
     dicts: list[Any] = NONE
     seqs: list[Any] = NONE
     odd: list[Any] = NONE
+    things: dict[type, list[Any]] = NO_THINGS
     below: Sequence[Stratum] = ()
     refs: dict[int, float] | None = None
 
@@ -57,7 +63,7 @@ class Place:
     @property
     def inner(self) -> bool:
         """Whether there are values that lead to others."""
-        return bool(self.dicts or self.seqs or self.odd)
+        return bool(self.dicts or self.seqs or self.things or self.odd)
 
     @property
     def total(self) -> float:
@@ -75,6 +81,32 @@ class Place:
         return square**0.5, square / done * max(0.0, 1 - done / population)
 
 
+class Column:
+    """What instances of one type hold at one place of as many as each of them refers to; a deck (dice.py).
+
+    ``uneven``: some refer to more or to fewer, so that columns say nothing.
+    """
+
+    __slots__ = ("_at", "_column", "_units", "_width", "uneven")
+
+    def __init__(self, units: list[Any], column: int, width: int) -> None:
+        self._units, self._column, self._width, self._at = units, column, width, 0
+        self.uneven: bool = False
+
+    def draw(self, count: int) -> list[Any]:
+        """So many more, or the rest."""
+        part = self._units[self._at : self._at + count]
+        self._at += len(part)
+        flat = get_referents(*part)
+        self.uneven |= len(flat) != self._width * len(part)
+        return flat[self._column :: self._width]
+
+    @property
+    def empty(self) -> bool:
+        """Whether all were drawn."""
+        return self._at >= len(self._units)
+
+
 class Stratum:
     """Containers of one place, in an order whose beginning is a sample; they stand for ``population``.
 
@@ -82,7 +114,7 @@ class Stratum:
     keys, or where there are none, how many elements; ``followed``: how many were opened.
     """
 
-    __slots__ = ("followed", "places", "population", "shapes", "source", "units")
+    __slots__ = ("_varies", "followed", "places", "population", "shapes", "source", "units")
 
     def __init__(self, units: list[Any], population: float, source: Place | None = None) -> None:
         self.units: list[Any] = units
@@ -91,6 +123,7 @@ class Stratum:
         self.places: list[Place] = []
         self.shapes: list[Any] = []
         self.followed: int = len(units)
+        self._varies: float | None = None
 
     @property
     def total(self) -> float:
@@ -104,17 +137,17 @@ class Stratum:
         if self.followed >= self.population or count < 2:  # noqa: PLR2004
             return 0.0
         if isinstance(shapes[0], int):
+            if self._varies is None:
+                self._varies = max(0.0, sum(map(mul, shapes, shapes)) - sum(shapes) ** 2 / count) / (count - 1)
             each = sum([place.total for place in self.places if place.key is None]) * count
-            each /= self.population * (sum(shapes) or 1)
-            sums = [each * shape for shape in shapes]
+            spread = (each / (self.population * (sum(shapes) or 1))) ** 2 * self._varies
         else:
-            opened = [place for place in self.places if place.below and place.found < place.done]
-            if not opened:
-                return 0.0
-            means = {place.key: place.total / place.population * place.done / place.found for place in opened}
-            sums = [sum([means[key] for key in shape if key in means]) for shape in shapes]
-        mean = sum(sums) / count
-        spread = sum([(one - mean) ** 2 for one in sums]) / (count - 1)
+            sums = [0.0] * count
+            for place in self.places:
+                if place.below and place.found < place.done:
+                    key, mean = place.key, place.total / place.population * place.done / place.found
+                    sums = [one + mean if key in shape else one for one, shape in zip(sums, shapes, strict=True)]
+            spread = max(0.0, sum(map(mul, sums, sums)) - sum(sums) ** 2 / count) / (count - 1)
         return float(self.population**2 * spread / self.followed * (1 - self.followed / self.population))
 
 

@@ -99,35 +99,38 @@ class Scales:
             return self.plain(flat)
         if min(counts) > held:
             return self.shared(flat, counts, held)
-        more = list(map(held.__lt__, counts))
+        more = [count > held for count in counts]
         size, below = self.shared(list(compress(flat, more)), list(compress(counts, more)), held)
-        alone, inner = self.plain(list(compress(flat, map(held.__ge__, counts))))
+        alone, inner = self.plain([thing for thing, more_hold in zip(flat, more, strict=True) if not more_hold])
         return alone + size, inner + below
 
     def shared(self, flat: Sequence[Any], counts: Sequence[int], held: int) -> tuple[float, list[Any]]:
         """The same of referents that all have such reference counts, more than ``held``; in samples they are met."""
-        shared: dict[int, list[Any]] = {}
-        for thing, count in zip(flat, counts, strict=True):
-            if count in shared:
-                shared[count].append(thing)
-            else:
-                shared[count] = [thing]
+        if self.sampling:
+            self._meet(flat, counts, held)
+            return 0.0, []
+        self.left -= len(flat)
+        if max(counts) >= _IMMORTAL:
+            flat = list(compress(flat, map(_IMMORTAL.__gt__, counts)))
         seen, fresh = self.seen, list[Any]()
-        for count, things in shared.items():
-            self.left -= len(things)
-            if count >= _IMMORTAL:
-                continue
-            found = dict(zip(map(id, things), things, strict=True))
-            if self.sampling:
-                self._meet((count - held + 1).bit_length(), found, len(things))
-                continue
-            for key, thing in found.items():
-                if key not in seen and not is_nothing(thing):
-                    seen.add(key)
-                    fresh.append(thing)
+        for key, thing in dict(zip(map(id, flat), flat, strict=True)).items():
+            if key not in seen and not is_nothing(thing):
+                seen.add(key)
+                fresh.append(thing)
         return self.plain(fresh)
 
-    def _meet(self, rank: int, found: dict[int, Any], times: int) -> None:
+    def _meet(self, flat: Sequence[Any], counts: Sequence[int], held: int) -> None:
+        """Remember what came up in a sample, by the magnitude of its reference count."""
+        self.left -= len(flat)
+        kinds = set(counts)
+        ranks = {count: (count - held + 1).bit_length() for count in kinds if count < _IMMORTAL}
+        for rank in set(ranks.values()):
+            things = flat
+            if len(kinds) > 1:
+                things = list(compress(flat, [ranks.get(count) == rank for count in counts]))
+            self._met(rank, dict(zip(map(id, things), things, strict=True)), len(things))
+
+    def _met(self, rank: int, found: dict[int, Any], times: int) -> None:
         self.met.setdefault(rank, {}).update(found)
         self.times[rank] = self.times.get(rank, 0) + times
         self.refs[rank] = self.refs.get(rank, 0.0) + self.weight * times
@@ -153,10 +156,15 @@ class Scales:
                 inner += below
         return size, inner
 
-    def _other(self, kind: type, some: Sequence[Any]) -> tuple[float, Sequence[Any]]:
+    def trait(self, kind: type) -> Trait:
+        """How instances of a type are measured."""
         trait = self.traits.get(kind)
         if trait is None:
             trait = self.traits[kind] = trait_of(kind)
+        return trait
+
+    def _other(self, kind: type, some: Sequence[Any]) -> tuple[float, Sequence[Any]]:
+        trait = self.trait(kind)
         if not trait.counts:
             return 0.0, ()
         if trait.read is not None:
@@ -184,7 +192,7 @@ class Scales:
                 if ~address in self.seen:
                     continue
                 if self.sampling:
-                    self._meet(BLOCKS, {~address: length}, 1)
+                    self._met(BLOCKS, {~address: length}, 1)
                 else:
                     self.seen.add(~address)
                     size += length
@@ -209,11 +217,11 @@ class Scales:
         sized: Any = self.traits[kind].sized
         return _GUESS if sized is None else sized.__len__(one) + _GUESS
 
-    def spread(self, containers: list[Any], most: float) -> tuple[list[Any], float, float]:
-        """Referents, for how many each stands, and the bytes of keys, where a few stood for all of them."""
+    def spread(self, containers: list[Any], most: float) -> tuple[list[Any], list[Any], float, float]:
+        """Referents, keys apart, for how many each stands, and the bytes of keys, where a few stood for all of them."""
         self.left -= LEVEL
         self.levels += 1
-        dicts, flat, keys_bytes = containers, list[Any](), 0.0
+        dicts, flat, keys, keys_bytes = containers, list[Any](), list[Any](), 0.0
         if not _DICT.issuperset(map(type, containers)):
             dicts = list[Any](filter(_is_dict, containers))
             flat = get_referents(*[one for one in containers if type(one) in _SEQS])
@@ -222,13 +230,13 @@ class Scales:
             try:
                 flat += list(chain.from_iterable(map(_VALUES, dicts)))
                 keys_bytes, keys = self._keys(dicts)
-                flat += keys
             except RuntimeError:  # another thread changed one
                 flat += get_referents(*dicts)
-        if len(flat) <= most:
-            return flat, 1.0, keys_bytes
+        if len(flat) + len(keys) <= most:
+            return flat, keys, 1.0, keys_bytes
+        flat += keys
         some = picked(flat, int(most))
-        return some, len(flat) / len(some), keys_bytes
+        return some, [], len(flat) / len(some), keys_bytes
 
     def _others(self, others: Sequence[Any]) -> list[Any]:
         flat: list[Any] = []

@@ -78,12 +78,12 @@ def measure(roots: list[Any], budget: int) -> tuple[int, int]:
 class _Walk(Scales):
     """One walk. ``error2`` is the error's square; ``cut`` says that the budget ended before the object did."""
 
-    __slots__ = ("cut", "error2", "thinned")
+    __slots__ = ("cut", "error2", "shaken", "thinned")
 
     def __init__(self, budget: int) -> None:
         super().__init__(budget)
         self.error2 = 0.0
-        self.cut = self.thinned = False
+        self.cut = self.thinned = self.shaken = False
 
     def follow(self, containers: list[Any]) -> float:
         """Bytes below containers: level by level, and by samples from where it gets too wide."""
@@ -95,14 +95,17 @@ class _Walk(Scales):
                     self.cut = True
                     return total
                 return total + self._sample(containers, widths)
-            flat, _, _ = self.spread(containers, inf)
+            flat, keys, _, _ = self.spread(containers, inf)
             size, containers = self.weigh(flat)
             total += size
+            if keys:
+                size, below = self.weigh(keys)
+                total += size
+                containers += below
         return total
 
     def _sample(self, containers: list[Any], widths: list[int]) -> float:
         """What lies below a level that is too wide."""
-        restart()
         broad = max(_WIDE, self.left // _WHOLE)
         wide = [one for one, width in zip(containers, widths, strict=True) if width > broad]
         if wide and len(wide) <= _WIDES:
@@ -112,16 +115,20 @@ class _Walk(Scales):
             for number, one in enumerate(wide):
                 total += self._wide(one, self.left // (len(wide) - number))
             return total
-        if max(widths) <= _POOL // 2 and EXACT_SIZED.issuperset(map(type, containers)):
+        kinds = set(map(type, containers))
+        if max(widths) <= _POOL // 2 and all(kind in EXACT_SIZED or self.trait(kind).plain for kind in kinds):
             found = self._surveyed(lambda survey: survey.containers(containers), self.left)
             if found is not None:
                 return found
+        self._shake()
         self.sampling = True
         if max(widths) > _POOL // 2:
             total = self._split(containers, len(containers), self.left, weighed=True)
         else:
             some = picked(containers, ceil(len(containers) / max(1.0, sum(widths) / _POOL)))
-            flat, _, keys_bytes = self.spread(some, inf)
+            flat, keys, _, keys_bytes = self.spread(some, inf)
+            flat += keys
+            del keys
             each = len(containers) / len(some)
             del containers
             total = keys_bytes * each + self._split(flat, len(flat) * each, self.left)
@@ -132,7 +139,7 @@ class _Walk(Scales):
         """What the elements of a wide container weigh, with all below them."""
         pool, population = self._pool(one)
         kinds = set(map(type, pool[:: len(pool) // _PEEK + 1]))
-        if kinds and _PLAIN.issuperset(kinds):
+        if kinds and (_PLAIN.issuperset(kinds) or all(kind in _PLAIN or self.trait(kind).plain for kind in kinds)):
             if pool is one:
                 found = self._surveyed(lambda survey: survey.elements([], population, Deck(one)), share)
             else:
@@ -212,6 +219,7 @@ class _Walk(Scales):
 
         ``whole``: the pool is the container itself. ``weighed``: the units count already, only what is below does not.
         """
+        self._shake()
         held = ALONE if whole else ALONE + 1  # a list of our own is one more that holds them
         refs, self.refs = self.refs, {}
         left, levels = self.left, self.levels
@@ -241,6 +249,12 @@ class _Walk(Scales):
             refs[rank] = refs.get(rank, 0.0) + times * population / units
         self.refs, self.sampling = refs, False
         return self._mean(groups, population) * population if units else 0.0
+
+    def _shake(self) -> None:
+        """Start the dice anew, once in a walk that needs them: 5 us."""
+        if not self.shaken:
+            self.shaken = True
+            restart()
 
     def _mean(self, groups: list[tuple[float, int]], population: float) -> float:
         """The mean of a unit over random groups (bytes, units), whose spread goes to the error."""
@@ -275,7 +289,9 @@ class _Walk(Scales):
                 total += self._deep([one for one, width in zip(containers, widths, strict=True) if width > most], share)
                 containers = [one for one, width in zip(containers, widths, strict=True) if width <= most]
                 continue
-            flat, step, keys_bytes = self.spread(containers, most)
+            flat, keys, step, keys_bytes = self.spread(containers, most)
+            flat += keys
+            del keys
             self.thinned |= step > 1.0
             total += self.weight * keys_bytes
             self.weight *= step

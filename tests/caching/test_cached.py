@@ -400,6 +400,7 @@ def test_no_cache_for_coroutines() -> None:
         ({"max_bytes": "5M"}, ValueError, "max_bytes='5M'"),
         ({"max_bytes": 5.5}, TypeError, "max_bytes=5.5"),
         ({"min_bytes": -1}, ValueError, "min_bytes=-1"),
+        ({"max_bytes": "1MiB", "min_bytes": "2MiB"}, ValueError, "less than min_bytes='2MiB'"),
         ({"key": "name"}, TypeError, "key='name'"),
         ({"cost": -1.0}, ValueError, "cost=-1"),
         ({"cost": "dear"}, TypeError, "cost='dear'"),

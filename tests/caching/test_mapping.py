@@ -175,7 +175,8 @@ def test_both_bounds_hold() -> None:
         ({"ttl": -1}, "ttl=-1 must be above 0"),
         ({"ttl": nan}, "ttl=nan must be above 0"),
         ({"ttl": "0s"}, "ttl='0s' must be above 0"),
-        ({"ttl": "soon"}, "not a duration"),
+        ({"ttl": "soon"}, "ttl='soon': .*not a duration"),
+        ({"max_bytes": "1MiB", "min_bytes": "2MiB"}, "less than min_bytes='2MiB'"),
         ({"weight": 0}, "weight=0 must be above 0"),
         ({"weight": nan}, "weight=nan must be above 0"),
     ],
@@ -195,6 +196,7 @@ def test_bounds_that_cannot_be_meant(options: dict[str, Any], words: str) -> Non
         {"max_bytes": True},
         {"min_bytes": 1.5},
         {"ttl": []},
+        {"ttl": True},
         {"weight": "heavy"},
         {"getsizeof": 3},
         {"timer": 3},
@@ -295,8 +297,9 @@ def test_a_ttl_may_depend_on_the_value() -> None:
     cache["long"] = 0
     cache["never"] = -5
     assert sorted(cache) == ["endless", "ever"]
-    with pytest.raises(ValueError, match="ttl"):
-        cache["odd"] = nan
+    for odd in (nan, "5m", [5]):
+        with pytest.raises(ValueError, match=r"ttl of a value gave .*: it must give seconds"):
+            cache["odd"] = odd
     clock.advance(1e6)
     assert sorted(cache) == ["endless", "ever"]
 

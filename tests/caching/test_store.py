@@ -12,7 +12,7 @@ import weakref
 from collections import Counter
 from contextlib import suppress
 from functools import partial
-from itertools import cycle, product
+from itertools import cycle, pairwise, product
 from math import inf, nan
 from typing import TYPE_CHECKING, Any
 
@@ -268,6 +268,80 @@ def test_tend_bears_sizes_that_fail() -> None:
     broken = True
     store.tend()
     assert store.bytes == 10
+
+
+# --- pauses ---------------------------------------------------------------------------------------------------------
+
+
+def alive_between(monkeypatch: pytest.MonkeyPatch, alive: list[object]) -> list[int]:
+    """Give way at every chance, and note each time how many are alive."""
+    seen = list[int]()
+    monkeypatch.setattr("memguard.turns._SLICE_S", 0.0)
+    monkeypatch.setattr("memguard.turns.sleep", lambda _seconds: seen.append(len(alive)))
+    return seen
+
+
+@pytest.mark.parametrize("drop", ["shrink", "clear", "expire", "del"])
+@pytest.mark.parametrize(("count", "size", "at_once"), [(2000, 1 << 20, 1), (20_000, 400, 327)])
+def test_what_is_dropped_dies_bit_by_bit(
+    monkeypatch: pytest.MonkeyPatch, drop: str, count: int, size: int, at_once: int
+) -> None:
+    """Large values die one by one, small ones by some hundred KiB; others get their turn between, and the lock."""
+    alive = list[object]()
+
+    class Value:
+        def __init__(self) -> None:
+            alive.append(None)
+
+        def __del__(self) -> None:
+            alive.pop()
+
+    clock = FakeClock()
+    store = small(size, clock=clock)
+    for number in range(count):
+        store.put(number, Value(), ttl_s=5.0 if drop == "expire" else None)
+    seen = alive_between(monkeypatch, alive)
+    if drop == "shrink":
+        assert store.shrink(count * size, inf) == count * size
+    elif drop == "clear":
+        store.clear()
+    elif drop == "expire":
+        clock.advance(6.0)
+        assert store.expire() == count
+    else:
+        del store
+    assert not alive
+    assert all(before - after <= at_once for before, after in pairwise([count, *seen, 0]))
+
+
+def test_a_look_up_clears_little_of_what_has_expired() -> None:
+    """Of many large values that expired at once, one look-up on a request's way drops about a MiB; the rest later."""
+    clock = FakeClock()
+    store = small(100 << 10, clock=clock)
+    for number in range(1000):
+        store.put(number, number, ttl_s=1.0)
+    clock.advance(2.0)
+    assert store.fresh(0) is None
+    assert 980 < len(store.table) < 1000
+    for _ in range(100):
+        assert store.fresh(999) is None
+    assert not store.table
+    check(store)
+
+
+def test_a_large_value_takes_the_place_of_many() -> None:
+    """A value as large as thousands evicts the cheapest of them, and no more than it needs; its own old one stays."""
+    store = Store(name="sizes", size_of=lambda _key, value: value, max_bytes=10_000 * 400)
+    for number in range(10_000):
+        store.put(number, 400, cost_s=1.0 if number % 2 else 0.001)
+    for size in (400_000, 800_000, 1_200_000):
+        assert store.put("large", size, cost_s=100.0)
+        assert 0.95 * 4_000_000 < store.bytes <= 4_000_000
+        check(store)
+    assert store.table["large"].value == 1_200_000
+    assert sum(entry.cost_s == 1.0 for entry in store) >= 4900
+    assert not store.put("too large", 4_000_001)
+    assert len(store) > 6000
 
 
 # --- expiry ---------------------------------------------------------------------------------------------------------
