@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     import _thread
     from collections.abc import Callable
 
+    from memguard.admission import Gate
     from memguard.findings import LeakReport, Verdict
+    from memguard.leaks.scopes import Scopes
     from memguard.leaks.watching import Watched, Watchlist
+    from memguard.model import Snapshot
     from memguard.ports import Clock
     from memguard.rules import Rules
     from memguard.sight import Sight
@@ -34,11 +37,13 @@ _BACKOFF_S = 3600.0
 _BACKOFF_MAX_S = 86400.0
 # What an examination that nobody asked for leaves alone: less room than this, and heaps of so many of Python's blocks
 # (a full collection of some 3 million objects stops every thread for half a second).
-_ROOM_BYTES = 32 * MIB
+_ROOM_BYTES = 16 * MIB
 _BLOCKS_AT_MOST = 6_000_000
 # A list of all objects, which grows by copying, for each block of Python's: not every block is an object in it.
 _BLOCK_BYTES = 24
 _REPORTS_KEPT = 4
+# Scopes that end are watched from then on: a guard that lives no longer does not pay for it in memory.
+_START_S = 60.0
 # How long an examination that nobody asked for lasts: as long as tracing may slow a service down.
 _WINDOW_S = 30.0
 
@@ -51,6 +56,7 @@ class Examining:
     """Diagnoses, dumps, watches objects that should be gone, and examines by itself when it is asked for."""
 
     rules: Rules
+    gate: Gate
     suspected: tuple[Callable[[Verdict], None], ...]
     _clock: Clock
     _sight: Sight
@@ -61,6 +67,7 @@ class Examining:
     _examine_at: float | None = None
     _examine_wait_s: float = _BACKOFF_S
     _examine_stop: Bell | None = None
+    _around_at: float | None = None
 
     if TYPE_CHECKING:
 
@@ -158,6 +165,33 @@ class Examining:
             return kept
         return found
 
+    # --- scopes that have ended ---------------------------------------------------------------------------------------
+
+    def _left(self, thing: object, kind: str) -> None:
+        """Something should be gone now, as said by a part of the guard's own."""
+        scopes: Scopes | None = vars(self).get("_scopes")
+        if scopes is not None:
+            scopes.left(thing, kind)
+
+    def _look_around(self, snapshot: Snapshot) -> None:
+        """On the guard's thread: watch a sample of what ends, from a minute after the first look on."""
+        scopes: Scopes | None = vars(self).get("_scopes")
+        if scopes is not None:
+            scopes.look(snapshot.at)
+        elif self._around_at is None:
+            self._around_at = snapshot.at + _START_S
+        elif snapshot.at >= self._around_at and (
+            self.gate.open or not vars(self).keys().isdisjoint(("_pools", "_operations"))
+        ):
+            from memguard.leaks.scopes import Scopes, finished, tickets  # noqa: PLC0415
+
+            sources = [
+                tickets(self.gate.open, kind="websocket"),
+                tickets(self.gate.open, but="websocket"),
+                finished(lambda: vars(self).get("_operations")),
+            ]
+            vars(self)["_scopes"] = Scopes(sources, tell=self._teller.tell, clock=self._clock)
+
     # --- one examination --------------------------------------------------------------------------------------------
 
     def _examine(  # noqa: PLR0913 - keywords of one call
@@ -213,6 +247,7 @@ class Examining:
         """Examine by itself when the verdict turns leak-like, if the rules allow it."""
         if self.rules.leak_examine and self.rules.mode == "act" and self._clock is time.monotonic:
             self.suspected = (*self.suspected, self._examine_soon)
+            self._watch.shown = (*self._watch.shown, self._look_around)
 
     def _examine_soon(self, verdict: Verdict) -> None:
         """On the guard's thread: start an examination on a thread of its own, unless there was one lately."""
@@ -280,5 +315,6 @@ class Examining:
         """In a forked child: the examiner's thread and its locks are the parent's, its objects are ours too."""
         vars(self).pop("_examine_turn", None)
         self._examine_stop = self._examine_at = None
-        if "_watched" in vars(self):
-            vars(self)["_watched"].forget()
+        for name in ("_watched", "_scopes"):
+            if name in vars(self):
+                vars(self)[name].forget()

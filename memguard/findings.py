@@ -16,6 +16,7 @@ __all__ = [
     "Chain",
     "LeakReport",
     "Link",
+    "Lost",
     "Named",
     "Native",
     "Site",
@@ -210,6 +211,20 @@ class Native:
 
 
 @value
+class Lost:
+    """Blocks of Python's allocators that came in the second half of a window and that nothing in Python holds.
+
+    ``grown_blocks`` came in all, ``blocks`` of them are held by no object that the collector sees, ``bytes`` is about
+    their size. ``words`` says it, with the extension modules that are loaded.
+    """
+
+    blocks: int
+    bytes: int
+    grown_blocks: int
+    words: str
+
+
+@value
 class Named:
     """Something that is known to leak, found by its name: a kind, where, how many, how many more than before."""
 
@@ -224,7 +239,8 @@ class Named:
 class Suspect:
     """One answer to the question what grows: ``name`` is the holder, the type, the line or the library.
 
-    ``kind`` is ``"holder"``, ``"type"``, ``"threads"``, ``"tasks"``, ``"site"`` or ``"native"``. ``certainty`` is
+    ``kind`` is ``"holder"``, ``"type"``, ``"threads"``, ``"tasks"``, ``"cycles"``, ``"site"``, ``"lost"`` (references
+    that C code has lost, where the line is not known) or ``"native"``. ``certainty`` is
     ``"sure"`` (it grew in every part of the window, its holder and its size are known), ``"likely"`` or
     ``"possible"``. ``site`` is the line that made what was kept, "" when unknown.
     """
@@ -265,6 +281,7 @@ class LeakReport:
     census: Census
     cost_s: float
     hold_s: float
+    lost: Lost | None = None
     text: str = ""
     html: str = field(default="", repr=False)
 

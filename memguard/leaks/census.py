@@ -15,13 +15,14 @@ from memguard.threads import Bell
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-__all__ = ["Slices", "growth", "take"]
+__all__ = ["FROZEN_AT_START", "Slices", "growth", "take"]
 
 # Counting a slice takes 1 to 3 ms; the GIL is free between two.
 _SLICE: Final = 20_000
 _PAUSE_S: Final = 0.0005
-# CPython 3.12 and later freeze some hundred of their own.
-_FROZEN_AT_START: Final = 2_000
+FROZEN_AT_START: Final = 2_000
+"""CPython 3.12 and later freeze some hundred of their own."""
+
 # CPython has three generations up to 3.13; an index beyond the last raises ValueError.
 _GENERATIONS: Final = (2, 1, 0)
 
@@ -94,7 +95,7 @@ def take(
         counts[type_name(kinds[key])] += count
     wanted = counts if types is None else {name: counts[name] for name in types if counts[name]}
     frozen = gc.get_freeze_count()
-    unseen = [f"{frozen} frozen objects"] if frozen > _FROZEN_AT_START else []
+    unseen = [f"{frozen} frozen objects"] if frozen > FROZEN_AT_START else []
     if slices.late:
         unseen.append(
             f"{slices.total - counted} or more objects: the {budget_s:g} s of processor time for counting were over"

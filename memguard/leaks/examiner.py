@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from memguard.leaks import census as censuses
 from memguard.leaks.gathering import growing_types, sample_types, swellings, typical, weigh_grown
+from memguard.leaks.lost import lost_between, take_stock
 from memguard.leaks.named import compare, count_runners, late_cycles, take_inventory
 from memguard.leaks.native import keep_books, resident_bytes, share
 from memguard.leaks.report import Gathered, compose
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from memguard.findings import Census, LeakReport, Trace, Verdict
+    from memguard.findings import Census, LeakReport, Lost, Trace, Verdict
     from memguard.leaks.named import Inventory
     from memguard.leaks.native import Books
 
@@ -33,18 +35,33 @@ __all__ = ["Options", "examine"]
 # process is without tracing.
 _FIRST, _MIDDLE, _LAST = 0.2, 0.6, 1.0
 _MARKS: Final = 4
+# Of growth that lasts, the first half brings so much.
+_STEADY_RATIO: Final = 0.3
+# Buffers of arrays and nodes of an OrderedDict are blocks that the collector does not see, one for each item of their
+# holder; items are counted over twice the time.
+_EXPLAINED_RATIO: Final = 0.6
 # Tracing takes the last two fifths, after the look in the middle, which would be slow with it; and so long at most.
 _TRACED_S: Final = 30.0
 # What one step may take; they are ten.
 _STEP_S: Final = 5.0
 _CHAIN_S: Final = 1.0
-# A service that nobody asked to be slowed down is traced no longer once it runs so much slower.
+# A service that nobody asked to be slowed down is traced no longer once it runs so much slower, or has so much of a
+# core in use that it can spare nothing: then a first moment, cut in four like the whole, is all that is seen.
 _SLOWER_RATIO: Final = 0.2
+_BUSY_RATIO: Final = 0.8
 # An idle process tells nothing of being slower.
 _IDLE_RATIO: Final = 0.01
 _FULL_RATIO: Final = 0.9
-# After this part of the first mark's time it is looked whether tracing costs too much.
+# That moment, as a part of the first mark's time; each quarter of it is at most three times as long, for few requests.
 _PROBE: Final = 0.1
+_PROBE_TIMES: Final = 3
+_ENOUGH: Final = 10
+# What the tracer holds for each block that stays: its record of 48 bytes, in a table that is half full.
+_TRACED_BLOCK_BYTES: Final = 100
+# A shorter window shows nothing: with less room than it takes, tracing ends before it does.
+_SHORTEST: Final = 0.08
+# With little room it is looked so often, within a part, whether the tracer holds what it may.
+_SLICES: Final = 8
 
 
 class Options(NamedTuple):
@@ -92,8 +109,7 @@ class _Examination:
         self._runners = list[int]()
         self._curve = list[tuple[float, int]]()
         self._work = self._rss_grown = 0
-        self._calm: float | None = None
-        self._traced = list[float]()
+        self._passed = self._calm_s = self._busy = self._traced_s = self._traced_work = 0.0
 
     def run(self, wait: Callable[[float], object]) -> LeakReport:
         import tracemalloc  # noqa: F401, PLC0415 - what looking needs is there before anything is counted
@@ -101,39 +117,62 @@ class _Examination:
         keep_books()
         options = self.options
         self._note()
-        marks = self._marks()
-        books: Books | None = None
-        passed, began, requests = 0.0, options.clock(), 0
-        probe = round(marks[0] + _PROBE * (marks[1] - marks[0]), 6)
-        for stop in sorted({_FIRST, _MIDDLE, _LAST, *marks, probe}):
-            self._pass(wait, stop - passed)
-            passed = stop
-            if stop == _FIRST:
-                books = self._first()
-                self._rss_grown = 0
-                began, requests = options.clock(), self._work
-            if stop == _MIDDLE:
-                self._take_inventory()
-                self._step(self._lengths.again)
-                self._count()
-            if stop == marks[0]:
-                self._begin_tracing()
-            elif stop in marks:
-                self._mark()
-                self._runners.append(count_runners())
-                if stop != _LAST:
-                    self._step(self._lengths.after)
-            self._spare_the_service()
-        assert books is not None  # noqa: S101 - the schedule begins with the first look
+        self._pass(wait, _FIRST)
+        books = self._first()
+        self._rss_grown = 0
+        began, requests, blocks = options.clock(), self._work, sys.getallocatedblocks()
+        self._pass(wait, _MIDDLE - _FIRST)
+        self._blocks_grown = sys.getallocatedblocks() - blocks
+        self._take_inventory()
+        self._step(self._lengths.again)
+        self._count()
+        self._stock, self._stocked = self._step(lambda: take_stock(budget_s=_STEP_S)), self._done()
+        whole = self._window(self._blocks_grown)
+        if whole < _LAST - _MIDDLE:
+            self._pass(wait, _LAST - _MIDDLE - whole)
+        self._trace(wait, whole / _MARKS)
         done = None if options.requests is None else self._work - requests
         return self._conclude(books, seconds=options.clock() - began, requests=done)
 
-    def _marks(self) -> tuple[float, ...]:
-        """When tracing begins, and where its window is cut, as shares of the whole."""
-        seconds = self.options.seconds
-        begin = _MIDDLE if not seconds else max(_MIDDLE, _LAST - _TRACED_S / seconds)
-        step = (_LAST - begin) / _MARKS
-        return tuple(_LAST if place == _MARKS else round(begin + place * step, 6) for place in range(_MARKS + 1))
+    def _trace(self, wait: Callable[[float], object], whole: float) -> None:
+        """The parts in which it is traced, each so long; not to the end where that would do harm."""
+        if self.options.trace:
+            self._step(self.tracer.begin)
+        self._traced_from, self._marked = self._work, self._done()
+        for place in range(_MARKS):
+            part = whole
+            if not place and not self.options.patient and self.tracer.on:
+                part = max(0.0, whole - self._probe(wait, whole))
+            slices = _SLICES if self.tracer.tight and self.tracer.on else 1
+            for _ in range(slices):
+                self._pass(wait, part / slices)
+                if slices > 1 and self.tracer.full:
+                    self._mark()
+            self._mark()
+            self._spare_the_service()
+            if not place and self.tracer.on:
+                self.tracer.merge()
+            self._runners.append(count_runners())
+            if place < _MARKS - 1:
+                self._step(self._lengths.after)
+
+    def _probe(self, wait: Callable[[float], object], part: float) -> float:
+        """The first moment: what tracing costs this service, and what it shows if that is too much; how long it was."""
+        each, passed = part * _PROBE / _MARKS, 0.0
+        for _ in range(_MARKS):
+            for _ in range(_PROBE_TIMES):
+                self._pass(wait, each)
+                passed += each
+                if self.options.requests is None or self._done() - self._marked >= _ENOUGH:
+                    break
+            self._mark()
+        if self._busy > _BUSY_RATIO:
+            self.tracer.give_up(
+                f"it was kept short: the process uses {self._busy:.0%} of a core already, and tracing makes allocation "
+                "5 to 8 times slower"
+            )
+        self._spare_the_service()
+        return passed
 
     # --- looks --------------------------------------------------------------------------------------------------------
 
@@ -148,35 +187,51 @@ class _Examination:
     def _pass(self, wait: Callable[[float], object], part: float) -> None:
         """Let time pass; how much processor time a request took meanwhile."""
         cpu, wall, work, rss = time.process_time(), time.monotonic(), self._work, resident_bytes()
+        traced = self.tracer.on
         wait(part)
+        self._passed += part
         spent_s = time.process_time() - cpu
         self._rss_grown += resident_bytes() - rss
         self._note()
         elapsed_s = time.monotonic() - wall
-        busy = spent_s / elapsed_s if elapsed_s > 0 else 0.0
-        each = busy if self.options.requests is None else spent_s / max(1, self._work - work)
-        if self._calm is None or not self.tracer.on:
-            self._calm, self._busy = each, busy
-        else:
-            self._traced.append(each)
+        done = elapsed_s if self.options.requests is None else float(self._work - work)
+        if traced:
+            self._traced_s += spent_s
+            self._traced_work += done
+        elif done > 0.0:
+            self._calm_s, self._busy = spent_s / done, spent_s / elapsed_s if elapsed_s > 0.0 else 0.0
 
     def _note(self) -> None:
         requests = self.options.requests
         self._work = 0 if requests is None else requests()
         self._curve.append((self.options.clock() - self._began_at, resident_bytes()))
 
-    def _begin_tracing(self) -> None:
-        options = self.options
+    def _window(self, blocks: int) -> float:
+        """How much of the whole to trace, at its end; with little room, and many blocks to come, not for long.
+
+        ``blocks`` is by how many the process grew between the first and the middle look.
+        """
+        options, whole = self.options, _LAST - _MIDDLE
+        if options.seconds:
+            whole = min(whole, _TRACED_S / options.seconds)
         if options.trace:
-            busy = None if options.patient else self._busy
-            self.tracer = Tracer(frames=options.frames, room_bytes=options.room_bytes, busy_ratio=busy)
-            self._step(self.tracer.begin)
-        self._marked = self._traced_from = self._work
+            room = options.room_bytes
+            if room is not None:
+                room -= max(0, resident_bytes() - self._curve[0][1])
+            self.tracer = Tracer(frames=options.frames, room_bytes=room)
+            expected_bytes = max(1, blocks) / (_MIDDLE - _FIRST) * _TRACED_BLOCK_BYTES
+            whole = max(min(whole, _SHORTEST), min(whole, self.tracer.allowed_bytes / expected_bytes))
+        return whole
 
     def _mark(self) -> None:
-        if self.tracer.on:
-            done, self._marked = self._work - self._marked, self._work
-            self._step(lambda: self.tracer.mark(1.0 if self.options.requests is None else float(done)))
+        """End one part of the tracer's window; one without work says nothing."""
+        done, self._marked = self._done() - self._marked, self._done()
+        if done > 0.0:
+            self._step(lambda: self.tracer.mark(done))
+
+    def _done(self) -> float:
+        """How much work has been done: requests, or the share of the window where nobody counts them."""
+        return self._passed if self.options.requests is None else float(self._work)
 
     def _spare_the_service(self) -> None:
         """End tracing that nobody asked for when it costs too much."""
@@ -186,11 +241,12 @@ class _Examination:
 
     def _slower(self) -> float | None:
         """How much more processor time work took than before tracing; None where that cannot be told."""
-        if not self._traced or not self._calm or self._busy < _IDLE_RATIO:
+        if not self._traced_work or not self._calm_s or self._busy < _IDLE_RATIO:
             return None
-        if self.options.requests is None and max(self._traced) > _FULL_RATIO:
+        each_s = self._traced_s / self._traced_work
+        if self.options.requests is None and each_s > _FULL_RATIO:
             return None  # a core that is full already shows no more work, only later
-        return max(0.0, sum(self._traced) / len(self._traced) / self._calm - 1.0)
+        return max(0.0, each_s / self._calm_s - 1.0)
 
     def _count(self) -> None:
         self._censuses.append(self._step(lambda: censuses.take(budget_s=_STEP_S, clock=self.options.clock)))
@@ -228,6 +284,7 @@ class _Examination:
         pause_s = time.thread_time() - cpu
         self._cpu_s += pause_s
         after = self._step(keep_books)
+        lost, hold_s = self._lost()
         self._count()
         dirty, clean = self._censuses[2:]
         self._take_inventory()
@@ -239,6 +296,9 @@ class _Examination:
         weighed.clear()
         growing = self._step(lambda: growing_types(types, sampled, redact=options.redact_keys, chain_s=_CHAIN_S))
         sampled.clear()
+        most = max([*(one.grown for one in swollen), *(one.growth.grown for one in growing)], default=0)
+        if lost is not None and most > _EXPLAINED_RATIO * lost.blocks:
+            lost = None
         held = sum(one.grown_bytes for one in swollen)
         native = share(
             books,
@@ -253,13 +313,15 @@ class _Examination:
             growing=growing,
             trace=trace,
             native=native,
+            lost=lost,
+            traced_ratio=self.tracer.work / max(self._done() - self._stocked, 1e-9),
             named=(*named, *late_cycles(dirty, clean, enabled=gc.isenabled())),
             places=frozenset(chain.from_iterable(made)),
             requests=requests,
             seconds=seconds,
         )
         ways = [*(one.chain for one in swollen), *(one.chain for one in growing)]
-        holds = (self._hold_s, self._lengths.hold_s, self.tracer.hold_s, pause_s)
+        holds = (self._hold_s, self._lengths.hold_s, self.tracer.hold_s, pause_s, hold_s)
         return compose(
             Gathered(
                 at=self._began_at,
@@ -274,6 +336,17 @@ class _Examination:
                 redacted=options.redact_keys,
             )
         )
+
+    def _lost(self) -> tuple[Lost | None, float]:
+        """What came in the second half and nobody holds, unless it came once; how long others had to wait for that.
+
+        Only after a collection, which empties the interpreter's free lists: those hold blocks, too.
+        """
+        stock = self._step(lambda: take_stock(budget_s=_STEP_S, of=self._stock.of))
+        found = lost_between(self._stock, stock)
+        if found is not None and self._blocks_grown < _STEADY_RATIO * found.blocks:
+            found = None
+        return found, max(stock.hold_s, self._stock.hold_s)
 
     def _traced_in_all(self, trace: Trace, seconds: float, requests: int | None) -> int | None:
         """What tracing saw grow, reckoned up to the whole window; None where it saw too little."""

@@ -71,7 +71,7 @@ def page(report: LeakReport) -> str:
             "Grows, but has a bound", bullets(f"{one.chain.path}: {one.bound}" for one in report.swellings if one.bound)
         ),
         section("Also", bullets(one.words for one in report.named[:_ROWS])),
-        section("Python and native", "" if report.native is None else bullets([report.native.words])),
+        section("Python and native", bullets([one.words for one in (report.native, report.lost) if one is not None])),
         section("Not checked", bullets(report.unchecked)),
         section("What it cost", f"<p>{escape(_cost(report))}</p>"),
     ]

@@ -59,6 +59,7 @@ def compose(gathered: Gathered) -> LeakReport:
         census=replace(gathered.census, counts=dict(list(gathered.census.counts.items())[:_CENSUS])),
         cost_s=gathered.cost_s,
         hold_s=gathered.hold_s,
+        lost=evidence.lost,
     )
     report = replace(report, text=_text(report))
     return replace(report, html=page(report))
@@ -126,8 +127,8 @@ def _text(report: LeakReport) -> str:
     )
     lines += _block("Lines whose allocations stay", _sites(report.trace))
     lines += _block("Also", [one.words for one in report.named[:_NAMED]])
-    if report.native is not None:
-        lines += _block("Python and native", [report.native.words])
+    shares = [one.words for one in (report.native, report.lost) if one is not None]
+    lines += _block("Python and native", shares)
     lines += _block("Not checked", list(report.unchecked))
     lines += _block("Cost", [_cost(report)])
     return "\n".join(lines).rstrip() + "\n"

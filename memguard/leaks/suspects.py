@@ -10,7 +10,7 @@ from memguard.findings import Suspect
 from memguard.units import MIB, format_bytes
 
 if TYPE_CHECKING:
-    from memguard.findings import Chain, Named, Native, Swelling, Trace, TypeGrowth
+    from memguard.findings import Chain, Lost, Named, Native, Site, Swelling, Trace, TypeGrowth
     from memguard.leaks.gathering import Growing
 
 __all__ = ["Evidence", "rank"]
@@ -28,16 +28,21 @@ _SURELY_NATIVE: Final = 16 * MIB
 # Growth that nobody is seen to hold is named when it is at least so much.
 _WORTH_BYTES: Final = 64 * 1024
 _SURELY_MADE: Final = MIB
+_SITES: Final = 3
+# A line explains what nobody holds when it made so much of what was to be expected of the time in which it was traced.
+_EXPLAINS: Final = 0.3
 
 
 class Evidence(NamedTuple):
-    """What an examination gathered."""
+    """What an examination gathered. ``traced_ratio`` is how much of the work in which ``lost`` came was traced."""
 
     swellings: tuple[Swelling, ...]
     types: tuple[TypeGrowth, ...]
     growing: tuple[Growing, ...]
     trace: Trace
     native: Native | None
+    lost: Lost | None
+    traced_ratio: float
     named: tuple[Named, ...]
     places: frozenset[str]
     requests: int | None
@@ -46,7 +51,8 @@ class Evidence(NamedTuple):
 
 def rank(evidence: Evidence) -> tuple[Suspect, ...]:
     """The answers, the most likely first."""
-    rows = [*_holders(evidence), *_named(evidence), *_types(evidence), *_sites(evidence), *_native(evidence)]
+    rows = [*_holders(evidence), *_named(evidence), *_types(evidence), *_sites(evidence), *_lost(evidence)]
+    rows += _native(evidence)
     rows.sort(key=lambda row: -row[0])
     return tuple(suspect for _, suspect in rows)
 
@@ -99,7 +105,7 @@ def _types(evidence: Evidence) -> list[tuple[float, Suspect]]:
             continue
         grown_bytes = one.growth.grown * one.bytes_each
         home = one.growth.type.rpartition(".")[0].split(".")[0]
-        library = _is_library(one.chain) or not home or home in sys.stdlib_module_names
+        library = _is_library(one.chain) or not home or home in sys.stdlib_module_names or home == "memguard"
         words = (
             f"{one.growth.type} grows by {_rate(one.growth.grown, evidence)}: {one.growth.before} to "
             f"{one.growth.after} alive, about {format_bytes(one.bytes_each)} each"
@@ -140,22 +146,55 @@ def _named(evidence: Evidence) -> list[tuple[float, Suspect]]:
 
 
 def _sites(evidence: Evidence) -> list[tuple[float, Suspect]]:
-    told = evidence.places.union(*(one.sites for one in evidence.growing))
+    told = _told(evidence)
     # What a holder is sure of needs no second answer. A line alone is one where nobody else has any and it is much:
     # what has lived through a short window may only not have been replaced yet.
     held = any(one.chain.found for one in evidence.swellings) or any(one.chain.found for one in evidence.growing)
+    loser, lost = _loser(evidence), evidence.lost
     rows = []
-    for site in evidence.trace.sites[:3]:
+    for site in dict.fromkeys(filter(None, (*evidence.trace.sites[:_SITES], loser))):
         much = site.bytes >= _SURELY_MADE
-        if site.p < (_DOUBT if much else _CHANCE) and site.where not in told:
-            certainty = "likely" if much and not held and site.p < _CHANCE else "possible"
+        loses = lost is not None and site is loser
+        if loses or (site.p < (_DOUBT if much else _CHANCE) and site.where not in told):
+            certainty = "likely" if loses or (much and not held and site.p < _CHANCE) else "possible"
             words = f"what is made at {site.where} stays: {site.blocks} blocks, {format_bytes(site.bytes)}"
+            score = float(site.bytes)
+            if lost is not None and loses:
+                words += f"; {lost.words}"
+                score = float(max(site.bytes, lost.bytes))
             suspect = Suspect(
                 kind="site", name=site.where, grown=site.blocks, grown_bytes=site.bytes, certainty=certainty,
                 words=words, site=site.where,
             )  # fmt: skip
-            rows.append((float(site.bytes) * 0.5, suspect))
+            rows.append((score * 0.5, suspect))
     return rows
+
+
+def _loser(evidence: Evidence) -> Site | None:
+    """The line that made most of what stays, if that is about as much as has come and is held by nobody."""
+    told = _told(evidence)
+    rest = [site for site in evidence.trace.sites if site.where not in told]
+    if evidence.lost is None or not rest:
+        return None
+    most = max(rest, key=lambda site: site.blocks)
+    return most if most.blocks >= _EXPLAINS * evidence.lost.blocks * evidence.traced_ratio > 0.0 else None
+
+
+def _told(evidence: Evidence) -> frozenset[str]:
+    """The lines that made what a holder holds."""
+    return evidence.places.union(*(one.sites for one in evidence.growing))
+
+
+def _lost(evidence: Evidence) -> list[tuple[float, Suspect]]:
+    """Where the line is not known: that it is C code, and which there is."""
+    lost = evidence.lost
+    if lost is None or _loser(evidence) is not None:
+        return []
+    suspect = Suspect(
+        kind="lost", name="lost references", grown=lost.blocks, grown_bytes=lost.bytes,
+        certainty="likely" if lost.bytes >= _WORTH_BYTES else "possible", words=lost.words,
+    )  # fmt: skip
+    return [(lost.bytes * 0.4, suspect)]
 
 
 def _native(evidence: Evidence) -> list[tuple[float, Suspect]]:

@@ -35,12 +35,14 @@ __all__ = ["Tracer"]
 _Frames = tuple[tuple[str, int], ...]
 # What the tracer may hold itself, at 50 to 100 bytes a traced block: above it the window ends early.
 _TRACER_BYTES: Final = 32 * MIB
-# Tracing is refused with less room than that: the tracer's own, and as much for the service meanwhile.
-_ROOM_BYTES: Final = 64 * MIB
+# A look at the traces takes some three times what the tracer holds; with it that is half of what is left.
+_ROOM_PARTS: Final = 8
+# Ten thousand blocks or more; with less one would not see what stays.
+_TRACER_LEAST_BYTES: Final = MIB
+# One part of a window may go beyond what is allowed by so much before it is seen: then there is no last look.
+_BEYOND: Final = 1.5
 # A program's own traces are looked at too when it has tracing on; above this one look holds the GIL for half a second.
 _SHARED_BYTES: Final = 24 * MIB
-# Of one core. A busier process has nothing to spare for slower allocations.
-_BUSY_RATIO: Final = 0.8
 _SITES_KEPT: Final = 50
 _FRAMES_AT_MOST: Final = 5
 # The collector's header, and in 3.11 two words more for an instance's attributes.
@@ -62,21 +64,25 @@ _forks_watched = False
 class Tracer:
     """One window of tracing; a context manager that never leaves tracing on that it has started.
 
+    Where little room is left it may hold little: a short window of few requests still shows a leak's line.
+
     Args:
         frames: how many calls are kept of each allocation, 1 to 5.
         room_bytes: what is left until the limit (None: unlimited).
-        busy_ratio: the share of one core that the process uses (None: unknown).
 
     Raises:
         ValueError: fewer than 1 or more than 5 frames.
     """
 
-    def __init__(self, *, frames: int = 3, room_bytes: int | None = None, busy_ratio: float | None = None) -> None:
+    def __init__(self, *, frames: int = 3, room_bytes: int | None = None) -> None:
         if not 1 <= frames <= _FRAMES_AT_MOST:
             raise ValueError(f"frames={frames} must be 1 to 5: more make allocation 20 to 130 times slower")
         self.frames: int = frames
+        self.allowed_bytes: int = _TRACER_BYTES
+        """What the tracer may hold: at most an eighth of the room, since a look at it takes three times as much."""
+        if room_bytes is not None:
+            self.allowed_bytes = min(_TRACER_BYTES, max(0, room_bytes) // _ROOM_PARTS)
         self._room_bytes = room_bytes
-        self._busy_ratio = busy_ratio
         self._began: float | None = None
         self._open = False
         self._seconds = 0.0
@@ -111,7 +117,7 @@ class Tracer:
         return True
 
     def _refusal(self, known_bytes: int) -> str:
-        room, busy = self._room_bytes, self._busy_ratio
+        room = self._room_bytes
         if known_bytes > _SHARED_BYTES:
             return (
                 f"the program's own tracemalloc holds {format_bytes(known_bytes)} of traces: one look at them would "
@@ -119,10 +125,9 @@ class Tracer:
             )
         if self.shared:
             return ""  # it is paid for already
-        if room is not None and room < _ROOM_BYTES:
-            return f"only {format_bytes(room)} are left until the limit, tracing needs {format_bytes(_ROOM_BYTES)}"
-        if busy is not None and busy > _BUSY_RATIO:
-            return f"the process uses {busy:.0%} of a core already, and tracing makes allocation 5 to 8 times slower"
+        if room is not None and self.allowed_bytes < _TRACER_LEAST_BYTES:
+            needed = format_bytes(_TRACER_LEAST_BYTES * _ROOM_PARTS)
+            return f"only {format_bytes(room)} are left until the limit, tracing needs {needed}"
         return ""
 
     @property
@@ -130,11 +135,37 @@ class Tracer:
         """Whether this window is open."""
         return self._began is not None and not self.note
 
+    @property
+    def work(self) -> float:
+        """What was done in the parts that have ended: the sum of their weights."""
+        return sum(self._weights)
+
+    @property
+    def tight(self) -> bool:
+        """Whether it may hold less than it would take: then it is to be looked at more often than at marks."""
+        return self.allowed_bytes < _TRACER_BYTES
+
+    @property
+    def full(self) -> bool:
+        """Whether it holds what it may; costs nothing."""
+        import tracemalloc  # noqa: PLC0415
+
+        return self.on and tracemalloc.get_tracemalloc_memory() > self._most_bytes
+
+    @property
+    def _most_bytes(self) -> int:
+        return self.allowed_bytes + (_SHARED_BYTES if self.shared else 0)
+
     def give_up(self, why: str) -> None:
         """End the window early, with the reason; what was seen until now stays."""
         if self.on:
             self.note = why
             self._close()
+
+    def merge(self) -> None:
+        """Take the parts until now as one."""
+        del self._marks[:-1]
+        self._weights = [sum(self._weights)] * len(self._marks)
 
     def mark(self, weight: float = 1.0) -> bool:
         """End one part of the window; ``weight`` is the work done in it. False when the window is over early."""
@@ -147,11 +178,13 @@ class Tracer:
             return False
         own_bytes = tracemalloc.get_tracemalloc_memory()
         self._peak_bytes = max(self._peak_bytes, own_bytes)
-        if own_bytes > _TRACER_BYTES + (_SHARED_BYTES if self.shared else 0):
-            self.give_up(f"it was ended early: the tracer itself held {format_bytes(own_bytes)}")
+        if own_bytes <= _BEYOND * self._most_bytes:
+            self._marks.append(self._look())
+            self._weights.append(weight)
+        if own_bytes > self._most_bytes:
+            why = ", all that it may with so little room" if self.tight else ""
+            self.give_up(f"it was ended early: the tracer itself held {format_bytes(own_bytes)}{why}")
             return False
-        self._marks.append(self._look())
-        self._weights.append(weight)
         return True
 
     def end(self, *, slowdown_ratio: float | None = None) -> Trace:

@@ -264,6 +264,15 @@ class Operations:
             if operation.at > since
         )
 
+    def latest(self) -> Operation | None:
+        """The last one that ended and was read; None: none yet, or one that passed came after it."""
+        last = self._ended[-1] if self._ended else None
+        return last if isinstance(last, Operation) else None
+
+    def remembers(self, operation: Operation) -> bool:
+        """Whether it runs, or is among those that have ended last, which are kept here."""
+        return operation in self._sharing.running or any(operation is one for one in tuple(self._ended))
+
     def stats(self) -> tuple[OperationStats, ...]:
         """What each type cost, the costliest in memory first; types beyond the bound stand under "other"."""
         self.catch_up()

@@ -35,7 +35,9 @@ class Operation(Part):
     Leaving the block ends it: "done", "failed" after an exception, "abandoned" after a cancellation.
     """
 
-    __slots__ = ("_all", "_id", "_number", "_token", "delta_bytes", "duration_s", "shared_s", "status", "type")
+    __slots__ = (
+        "__weakref__", "_all", "_id", "_number", "_token", "delta_bytes", "duration_s", "shared_s", "status", "type",
+    )  # fmt: skip
 
     def __init__(self, all_: Operations, type_: str, id_: str | None) -> None:
         super().__init__()

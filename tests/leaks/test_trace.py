@@ -97,18 +97,40 @@ def test_too_many_frames(frames: int) -> None:
 
 def test_refused_without_room() -> None:
     """Near the limit it does not start, and says how much it would need."""
-    tracer = Tracer(room_bytes=10 * MIB)
+    tracer = Tracer(room_bytes=5 * MIB)
     assert not tracer.begin()
-    assert "10.0 MiB are left" in tracer.refused
+    assert "only 5.0 MiB are left until the limit, tracing needs 8.0 MiB" in tracer.refused
     assert not tracemalloc.is_tracing()
     assert tracer.end().refused == tracer.refused
 
 
-def test_refused_without_time() -> None:
-    """A process that has no processor time to spare is left alone."""
-    tracer = Tracer(busy_ratio=0.97)
-    assert not tracer.begin()
-    assert "97%" in tracer.refused
+def test_little_room_allows_little() -> None:
+    """With little room the tracer may hold an eighth of it; then it ends, and the parts that it saw count."""
+    tracer = Tracer(room_bytes=10 * MIB)
+    assert tracer.tight
+    assert tracer.begin()
+    kept: list[Thing] = []
+    while not tracer.full:
+        kept += [Thing(number) for number in range(500)]
+    assert not tracer.mark(len(kept))
+    found = tracer.end()
+    assert "all that it may with so little room" in found.note
+    assert MIB < found.peak_bytes < 2 * MIB
+    assert HERE in found.sites[0].where
+
+
+def test_merged_parts() -> None:
+    """Parts that are merged count as one: a first moment cut in four does not weigh as four."""
+    tracer, kept = Tracer(), list[Thing]()
+    assert tracer.begin()
+    for part in range(8):
+        kept += [Thing(number) for number in range(100)]
+        tracer.mark(100)
+        if part == 4:
+            tracer.merge()
+    assert tracer.work == 800
+    site = next(site for site in tracer.end().sites if HERE in site.where)
+    assert len(site.ages_bytes) == 3
 
 
 def test_somebody_elses_tracing_is_shared() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from array import array
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
@@ -11,6 +10,7 @@ import pytest
 
 from memguard.ext.pytest_plugin.judging import each_time, slope
 from memguard.ext.pytest_plugin.looks import PureCaches, look, settle, young
+from memguard.ext.pytest_plugin.purse import Purse
 from memguard.ext.pytest_plugin.repeating import NotRepeatable
 from memguard.units import KIB, MIB, format_bytes
 
@@ -31,8 +31,10 @@ _REPORTS_BLOCKS: Final = 64
 _KNOWN_MORE: Final = 1.5
 # A repeat of a test that takes longer is dear: what is worth one grows with the root of its time.
 _QUICK_S: Final = 0.01
-# A full collection is made before a repeat where the run took so many times as long.
-_COLLECT_TIMES: Final = 1.5
+# Where time for repeats is short, only so much more is worth one, and as much more as the test takes.
+_LARGE_TIMES: Final = 16.0
+# What pytest keeps of each report of a subtest: blocks, bytes of malloc, resident bytes.
+_SENT: Final = (20, 32, 1536)
 _MUCH_MALLOC_BYTES: Final = 32 * KIB
 _MUCH_RSS_BYTES: Final = MIB
 _MUCH: Final = (_MUCH_BLOCKS, _MUCH_MALLOC_BYTES, _MUCH_RSS_BYTES)
@@ -81,37 +83,50 @@ class Known:
     """
 
     KEY: ClassVar[pytest.StashKey[dict[object, Known]]] = pytest.StashKey()
-    collect_s: ClassVar[float] = 0.03  # the last full collection; a guess until there is one
 
-    def __init__(self) -> None:
+    def __init__(self, purse: Purse) -> None:
         self._most = self._usual = (0, 0, 0)
+        self.purse: Purse = purse
+        self.passed_over: bool = False
+        """Whether the last run left more than is usual, and a repeat would have cost more than one may."""
 
     @classmethod
     def of(cls, item: pytest.Function) -> Known:
         """The one of a test's function."""
         known = item.config.stash.get(cls.KEY, None)
-        if known is None:  # what the session's begin has left must not be set off against what a test leaves
-            gc.collect()
+        if known is None:
             known = item.config.stash[cls.KEY] = {}
-        return known.setdefault((item.path, item.cls, item.originalname), cls())
+        name = (item.path, item.cls, item.originalname)
+        return known.get(name) or known.setdefault(name, cls(Purse.of(item)))
 
-    def suspects(self, before: Look, *, seconds: float) -> Look | None:
-        """What there is after a run of so many seconds, if it is to be looked at: it left much, more than is usual."""
+    def suspects(self, before: Look, *, seconds: float, sent: int) -> Look | None:
+        """What there is after a run of so many seconds, if it is to be looked at: it left much, more than is usual.
+
+        ``sent`` is how many reports were sent meanwhile, of subtests.
+        """
+        purse, self.passed_over = self.purse, False
         gc.collect(1)
         after = look()
-        if self._is_usual(before, after, seconds):
+        purse.earn(seconds)
+        if self._is_usual(before, after, seconds, sent):
             return None
-        if seconds > _COLLECT_TIMES * Known.collect_s:  # cheaper than a repeat
-            began = time.perf_counter()
-            gc.collect()
-            Known.collect_s = time.perf_counter() - began
+        poor = not purse.affords(seconds)
+        if poor and self._is_usual(before, after, seconds, sent, large=True):
+            self.passed_over = True
+            return None
+        if seconds > purse.collect_s:  # cheaper than a repeat
+            purse.collect(seconds)
             after = look()
-        return None if self._is_usual(before, after, seconds) else after
+            if self._is_usual(before, after, seconds, sent):
+                return None
+            self.passed_over = poor and self._is_usual(before, after, seconds, sent, large=True)
+        return None if self.passed_over else after
 
-    def _is_usual(self, before: Look, after: Look, seconds: float) -> bool:
-        dear = max(1.0, seconds / _QUICK_S) ** 0.5
-        limits = zip(_left(before, after), _MUCH, self._usual, strict=True)
-        return all(now <= max(dear * least, _KNOWN_MORE * usual) for now, least, usual in limits)
+    def _is_usual(self, before: Look, after: Look, seconds: float, sent: int, *, large: bool = False) -> bool:
+        dear = max(1.0, seconds / _QUICK_S)
+        dear = _LARGE_TIMES * dear if large else dear**0.5
+        limits = zip(_left(before, after), _MUCH, self._usual, _SENT, strict=True)
+        return all(now - each * sent <= max(dear * least, _KNOWN_MORE * usual) for now, least, usual, each in limits)
 
     def acquit(self, before: Look, after: Look) -> None:
         """A run that left so much, of a test that was found not to leak: what two of them left is usual."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -14,6 +15,8 @@ from memguard.ext.pytest_plugin.repeating import NotRepeatable, Runs
 from memguard.ext.pytest_plugin.telling import note
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memguard.ext.pytest_plugin.finding import Finding
     from memguard.ext.pytest_plugin.repeating import Reports
 
@@ -73,8 +76,9 @@ def _run(runs: Runs, blocks: Blocks, wish: LeakFree | None, peak_bytes: int | No
         peak = Peak(runs)
         reports, found = peak.first(peak_bytes)
     else:
-        before = look()
+        sent, before = known.purse.sent, look()
         reports, found = runs.first(), None
+        sent = known.purse.sent - sent
     if not _passed(reports):
         return reports
     inside = None
@@ -83,11 +87,11 @@ def _run(runs: Runs, blocks: Blocks, wish: LeakFree | None, peak_bytes: int | No
         wish, inside = blocks.wish, blocks.inside
     after = None
     if wish is None and peak_bytes is None:
-        after = known.suspects(before, seconds=runs.seconds)
+        after = known.suspects(before, seconds=runs.seconds, sent=sent)
         wish = None if after is None else LeakFree(screened=True)
     try:
         if found is None and wish is not None:
-            found = left_behind(runs, wish, inside=inside)
+            found = _looked_at(runs, wish, known, inside)
     except NotRepeatable as error:
         if asked:
             text = (
@@ -102,8 +106,18 @@ def _run(runs: Runs, blocks: Blocks, wish: LeakFree | None, peak_bytes: int | No
         known.acquit(before, after)
     if found is not None:
         _fail(item, reports, found.text)
-    note(reports[1], finding=found)
+    note(reports[1], finding=found, passed_over=known.passed_over)
     return reports
+
+
+def _looked_at(runs: Runs, wish: LeakFree, known: Known, inside: Callable[[], bool] | None) -> Finding | None:
+    """The verdict on a test; what nobody asked for is paid for."""
+    seconds, began = runs.seconds, time.perf_counter()
+    try:
+        return left_behind(runs, wish, inside=inside)
+    finally:
+        if wish.screened:
+            known.purse.spend(time.perf_counter() - began, seconds)
 
 
 def _passed(reports: Reports) -> bool:

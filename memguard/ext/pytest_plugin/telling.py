@@ -21,9 +21,15 @@ _NOTE: Final = "memguard"
 _SHOWN: Final = 10
 
 
-def note(report: pytest.TestReport, *, finding: Finding | None = None, unrepeatable: str = "") -> None:
+def note(
+    report: pytest.TestReport, *, finding: Finding | None = None, unrepeatable: str = "", passed_over: bool = False
+) -> None:
     """Write into a test's report what was found."""
-    row = {"finding": None if finding is None else finding.to_dict(), "unrepeatable": unrepeatable}
+    row = {
+        "finding": None if finding is None else finding.to_dict(),
+        "unrepeatable": unrepeatable,
+        "passed_over": passed_over,
+    }
     setattr(report, _NOTE, row)
 
 
@@ -42,6 +48,7 @@ class Told:
         self._looked = 0
         self._found: list[Finding] = []
         self._unrepeatable: dict[str, str] = {}
+        self._passed_over: list[str] = []
         if self._path is not None:
             try:
                 _open(self._path, "a").close()
@@ -61,6 +68,8 @@ class Told:
             self._found.append(Finding.from_dict(row["finding"]))
         if row["unrepeatable"]:
             self._unrepeatable[report.nodeid] = row["unrepeatable"]
+        if row["passed_over"]:
+            self._passed_over.append(report.nodeid)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say how much was looked at, and what could not be."""
@@ -74,6 +83,11 @@ class Told:
             )
             for test, why in list(self._unrepeatable.items())[:_SHOWN]:
                 writer.write_line(f"  {test}: {why}")
+        if self._passed_over:
+            writer.write_line(
+                f"{len(self._passed_over)} left a little more than usual and were not repeated: in a session of many "
+                "tests that may take a seventh of their time; run those files alone to have all looked at"
+            )
         if self._path is not None:
             writer.write_line(f"memguard's report: {self._path}")
 
@@ -89,6 +103,7 @@ class Told:
             "looked_at": self._looked,
             "findings": [one.to_dict() for one in self._found],
             "not_repeatable": self._unrepeatable,
+            "not_repeated": self._passed_over,
         }
         return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
 
