@@ -5,9 +5,10 @@ differences between neighbours. "uvicorn": server processes of the same small JS
 separate client process asks one after the other over 8 kept connections, one request at a time on each, in slices of
 0.05 s. A ratio is to the mean of two bare servers in the same turn: its median over all turns, with the 95 % interval
 of that median; a bar is met or missed only when the whole interval says so. "bare again" compares the bare servers
-with each other and shows what the method can't tell apart. "CPU" is what the server process used a request, all its
-threads together. "refused" is a guard at CRITICAL, which answers 503 before the application. Nothing is pinned to a
-core. The httptools rows need httptools and uvloop, and are left out without them.
+with each other and shows what the method can't tell apart; "guard alone" is a started guard without the middleware:
+a second thread takes glibc off its single-threaded ways, whoever starts it. "CPU" is what the server process used a
+request, all its threads together. "refused" is a guard at CRITICAL, which answers 503 before the application. Nothing
+is pinned to a core. The httptools rows need httptools and uvloop, and are left out without them.
 
     python benchmarks/asgi.py [--turns 400]
 """
@@ -35,7 +36,7 @@ from memguard.guard import Guard
 from memguard.units import MIB
 
 ROOT = Path(__file__).parent.parent
-MODES = ("bare", "again", "guarded", "refused")
+MODES = ("bare", "again", "alone", "guarded", "refused")
 CONNECTIONS = 8
 SLICE_S = 0.05
 IN_PROCESS_PAIRS = 60
@@ -139,9 +140,10 @@ def serve(mode: str, http: str) -> None:
     import uvicorn  # noqa: PLC0415 - not for the client
 
     app = application()
+    if mode in {"alone", "guarded", "refused"}:
+        guard = (critical_guard() if mode == "refused" else Guard()).start()
     if mode in {"guarded", "refused"}:
-        guard = Guard() if mode == "guarded" else critical_guard()
-        app.add_middleware(MemguardMiddleware, guard=guard.start())
+        app.add_middleware(MemguardMiddleware, guard=guard)
     # With its protocol named: asyncio sets TCP_NODELAY only then, and without it every answer waits 40 ms for an ACK.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
@@ -238,7 +240,8 @@ def over_loopback(turns: int, http: str) -> list[Row]:
     answers: dict[str, list[Slice]] = dict(zip(MODES, json.loads(out), strict=True))
     rows = []
     bare, again = answers["bare"], answers["again"]
-    for mode, title in (("again", "bare again"), ("guarded", "guarded"), ("refused", "refused")):
+    titles = {"again": "bare again", "alone": "guard alone", "guarded": "guarded", "refused": "refused"}
+    for mode, title in titles.items():
         to = [(one, one) for one in bare] if mode == "again" else list(zip(bare, again, strict=True))
         each = list(zip(answers[mode], to, strict=True))
         low, ratio, high = _interval([one[0] / statistics.fmean((a[0], b[0])) for one, (a, b) in each])

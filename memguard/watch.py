@@ -99,12 +99,12 @@ class Watch:
         self._sleep_s = rules.pace_max_s
         self._wake_at: float | None = None
         self._slow_at = self._find_at = self._policy_at = self._refused_at = self._trip_at = 0.0
-        self._anew = False
-        self._refusals_told = 0
+        self._anew, self._refusals_told = False, 0
         self._vitals: Vitals | None = None
         self._holders: tuple[Holder, ...] = ()
         self.policies: tuple[GcDecider, ...] = ()
         self.shown: tuple[Callable[[Snapshot], None], ...] = ()
+        self.heard: tuple[Callable[[Relief], object], ...] = (self._survey.claimed,)
         self.tended: Callable[[float, Sequence[Holder]], None] | None = None
         self.handing: Callable[[HandOver], object] = lambda _: None
         self.incidents: deque[Incident] = deque(maxlen=_INCIDENTS_KEPT)
@@ -182,11 +182,12 @@ class Watch:
             self._feed(Starved(at=now, gap_s=now - self._wake_at, running=self._gate.labels()))
         if now >= self._slow_at:
             self._slow(now)
-        if self._gate.refusals != self._refusals_told and now >= self._refused_at:
-            self._refused_at = now + _REFUSALS_S
-            count, self._refusals_told = self._gate.refusals - self._refusals_told, self._gate.refusals
-            self._feed(Refused(at=now, count=count))
         self._look(now)
+        gate = self._gate
+        if (gate.short_bytes or gate.refusals != self._refusals_told) and now >= self._refused_at:
+            told, self._refusals_told, self._refused_at = self._refusals_told, gate.refusals, now + _REFUSALS_S
+            short_bytes, gate.short_bytes = gate.short_bytes, 0
+            self._feed(Refused(at=now, count=self._refusals_told - told, short_bytes=short_bytes))
         while self._inbox:
             self._feed(self._inbox.popleft())
         self._finish_attempts()
@@ -291,14 +292,14 @@ class Watch:
         for _ in range(_ROUNDS):
             if not self._attempts.ended:
                 break
-            relief = self._attempts.ended.popleft()
-            self.relieved(relief)
+            self.relieved(self._attempts.ended.popleft())
 
     def relieved(self, relief: Relief) -> None:
         """Take in a measured relief."""
         if relief.name == COLLECT and not relief.error:
             self._freed(relief.bought_bytes)
-        self._survey.claimed(relief)
+        for hear in self.heard:
+            hear(relief)
         self._feed(Relieved(at=relief.at, relief=relief))
 
     def enforce(self, policies: tuple[GcDecider, ...]) -> None:

@@ -11,7 +11,7 @@ from memguard._core.accounts import book, close_account, settles
 from memguard._core.forecast import observe, pace_s, rebase
 from memguard._core.ladder import Stand, judge
 from memguard._core.patience import Duty
-from memguard._core.planner import goal_bytes, plan, pressing, settle
+from memguard._core.planner import enough, goal_bytes, plan, pressing, settle
 from memguard._core.state import Ask, Decision, State, event
 from memguard._core.stimuli import (
     Asked,
@@ -148,9 +148,25 @@ def _refused(state: State, refused: Refused, at: float, rules: Rules) -> Decisio
     if state.incident is not None:
         incident = replace(state.incident, refusals=state.incident.refusals + refused.count)
         state = replace(state, incident=incident)
-    text = f"{refused.count} pieces of work refused at {state.stand.level.name}"
-    told = event(at, "admission.refused", text, count=refused.count, level=state.stand.level.name)
-    return Decision(state, (), (told,), _pace(state, rules))
+    events: list[Event] = []
+    if refused.count:
+        text = f"{refused.count} pieces of work refused at {state.stand.level.name}"
+        events.append(event(at, "admission.refused", text, count=refused.count, level=state.stand.level.name))
+    if not refused.short_bytes or state.ask is not None or state.blind or state.limit_bytes is None:
+        return Decision(state, (), tuple(events), _pace(state, rules))
+    # Below the rungs nobody sheds: without this, work that a cache leaves no room for would be refused for ever.
+    target_bytes = max(0, state.used_bytes - refused.short_bytes)
+    ask = Ask(target_bytes=target_bytes, reason="work met no room", level=Level.WARNING)
+    return _consider(replace(_opened(state, ask.reason, events), ask=ask), events, rules)
+
+
+def _opened(state: State, reason: str, events: list[Event]) -> State:
+    """An incident for a relief that no level asks for, where there is none."""
+    at, incident = state.at, state.incident
+    if incident is None:
+        incident = Incident(opened_at=at, reason=reason, limit_bytes=state.limit_bytes)
+        events.append(event(at, "incident.opened", f"relief: {reason}", level=state.stand.level.name))
+    return replace(state, incident=incidents.seen(incident, state.stand.level, state.used_bytes, state.limit_bytes))
 
 
 def _surveyed(state: State, survey: Surveyed, at: float, rules: Rules) -> Decision:
@@ -165,6 +181,8 @@ def _surveyed(state: State, survey: Surveyed, at: float, rules: Rules) -> Decisi
     events: list[Event] = []
     if state.step is not None or state.blind:
         return Decision(state, (), (), _pace(state, rules))
+    if state.ask is not None and not enough(survey.offers, state):
+        state = replace(state, ask=None)
     step = settle(survey.offers, state, at, rules)
     if step is not None and state.account is not None:
         left = state.account.left[state.account.left.index(step.name) + 1 :]
@@ -256,14 +274,11 @@ def _overdue(state: State, overdue: Overdue, at: float, rules: Rules) -> Decisio
 
 
 def _asked(state: State, asked: Asked, at: float, rules: Rules) -> Decision:
-    incident, events = state.incident, []
-    if incident is None:
-        incident = Incident(opened_at=at, reason=asked.reason, limit_bytes=state.limit_bytes)
-        events.append(event(at, "incident.opened", f"relief by hand: {asked.reason}", level=state.stand.level.name))
-    incident = incidents.seen(incident, state.stand.level, state.used_bytes, state.limit_bytes)
+    events: list[Event] = []
+    state = _opened(state, asked.reason, events)
     # Blind, nobody could say when to stop.
     ask = None if state.blind else Ask(target_bytes=asked.target_bytes, reason=asked.reason)
-    return _consider(replace(state, ask=ask, incident=incident, quiet_until=at), events, rules)
+    return _consider(replace(state, ask=ask, quiet_until=at), events, rules)
 
 
 def _due(state: State, due: Due, at: float, rules: Rules) -> Decision:

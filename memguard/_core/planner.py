@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from memguard._core.stimuli import Offer
     from memguard.rules import Rules
 
-__all__ = ["HARM", "goal_bytes", "plan", "pressing", "settle"]
+__all__ = ["HARM", "enough", "goal_bytes", "plan", "pressing", "settle"]
 
 # How much worse it is to lose something costly than to lose nothing: a class is passed over only when it pays
 # so many times less per second.
@@ -31,8 +31,8 @@ def goal_bytes(state: State, at_level: Level, rules: Rules) -> int | None:
     Each is asked only for what takes us below the rung that called it: caches for leaving WARNING, costlier
     holders for leaving CRITICAL.
     """
-    if state.ask is not None:
-        return state.ask.target_bytes
+    if (ask := state.ask) is not None and (ask.level is None or at_level <= ask.level):
+        return ask.target_bytes
     rung = max(at_level, Level.ELEVATED)
     if state.limit_bytes is None or state.stand.level < rung:
         return None
@@ -45,11 +45,20 @@ def pressing(state: State, rules: Rules) -> bool:
     return goal is not None and state.used_bytes > goal and not state.blind
 
 
+def enough(offers: Iterable[Offer], state: State) -> bool:
+    """Whether an ask for work can be met: for work that would not fit anyway nobody is to lose anything."""
+    ask = state.ask
+    if ask is None or ask.level is None:
+        return True
+    most = sum(offer.size_bytes or 0 for offer in offers if offer.at <= ask.level)
+    return state.used_bytes - most <= ask.target_bytes
+
+
 def _usable(offer: Offer, state: State, at: float, rules: Rules) -> bool:
     if offer.stalls and (state.duty is None or state.duty.tokens_s <= 0.0):
         return False
-    if state.ask is not None:
-        return offer.name not in state.ask.failed
+    if (ask := state.ask) is not None and (ask.level is None or offer.name in ask.failed):
+        return offer.name not in ask.failed
     patience = state.patience_of(offer.name)
     if patience.used_at_failure is not None and state.limit_bytes is not None:
         # It had released memory, and now that is used up.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from memguard._core.forecast import Growth
 from memguard._core.ladder import Stand
 from memguard._core.patience import Duty, Patience
-from memguard.model import Event
+from memguard.model import Event, Level
 from memguard.values import field, value
 
 TYPE_CHECKING = False
@@ -38,11 +38,15 @@ class Account:
 
 @value
 class Ask:
-    """A relief asked for by hand; ``failed`` names who proved useless during it."""
+    """A relief asked for; ``failed`` names who proved useless during it.
+
+    ``level`` is up to which level holders are asked, each with its back-off; None, by hand: all of them, at once.
+    """
 
     target_bytes: int
     reason: str
     failed: frozenset[str] = frozenset()
+    level: Level | None = None
 
 
 @value

@@ -60,10 +60,14 @@ class Starved:
 
 @value
 class Refused:
-    """Admission turned away ``count`` pieces of work since the last such stimulus."""
+    """Admission turned away ``count`` pieces of work since the last such stimulus, or let them wait.
+
+    ``short_bytes`` is by how much room was short at the most; 0 when it was for another reason.
+    """
 
     at: float
     count: int
+    short_bytes: int = 0
 
 
 @value

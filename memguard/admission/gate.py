@@ -71,13 +71,13 @@ class Gate:
         self._ledger = Ledger()
         self._lock = new_lock()
         self._marked: list[Ticket] | None = None
-        self._blurred = 0
         self._unsettled: deque[Ticket] = deque()
         self._room: WaitingRoom | None = None
         self._shares: Shares | None = None
-        self._lapse_at = 0.0
+        self._lapse_at, self._blurred = 0.0, 0
         self.lessons: Lessons | None = None
         """What has been learned of routes; None until somebody wants to know."""
+        self.short_bytes: int = 0  # by how much room was short at the most, since the watch took note
         self.refusals: int = 0
         self.completed: int = 0
         """How many tickets were closed; one may be missing where threads met."""
@@ -225,11 +225,8 @@ class Gate:
             raise ValueError(f"admission of {wanted} bytes: it must be 0 or more")
         if priority not in self._bounds:
             raise ValueError(f"priority={priority!r} is none: choose one of {', '.join(self._bounds)}")
-        if budget is None:
-            ticket = Ticket(self, wanted, kind, label, priority)
-        else:
-            ticket = BudgetTicket(self, wanted, kind, label, priority)
-            ticket.budget = budget
+        what = (self, wanted, kind, label, priority)
+        ticket = Ticket(*what) if budget is None else BudgetTicket(*what, budget)
         if wanted is None and not self.narrow and budget is None:  # most work: the short way
             self.open[ticket] = None
             return ticket
@@ -237,10 +234,9 @@ class Gate:
             return ticket
         if wait_s > 0.0 and on_event_loop():
             ticket.later(wait_s)
-            return ticket
-        if wait_s > 0.0 and self._waiting_room().wait(ticket, owner=self._owner(ticket), wait_s=wait_s):
-            return ticket
-        raise self.refusal(ticket)
+        elif wait_s <= 0.0 or not self._waiting_room().wait(ticket, owner=self._owner(ticket), wait_s=wait_s):
+            raise self.refusal(ticket)
+        return ticket
 
     async def wait_async(self, ticket: Ticket, wait_s: float) -> None:
         """Wait for a ticket on an event loop, without blocking it.
@@ -267,16 +263,14 @@ class Gate:
 
     def enter(self, ticket: Ticket) -> bool:
         """Open a ticket if it fits now; whether it did. One of unknown size is given its route's."""
-        budget = ticket.budget
-        if budget is None:
+        if (budget := ticket.budget) is None:
             return self._enter(ticket)
         if ticket.bytes is None and self.lessons is not None:
             route = self.lessons.costs.route(ticket.label or ticket.kind, self._snapshot.at)
             ticket.bytes = route.predict(ticket.body_bytes)
         if not budget.take(ticket, ticket.bytes or 0, anyway=not self._act):
             return False
-        entered = self._enter(ticket)
-        if not entered:
+        if not (entered := self._enter(ticket)):
             budget.give(ticket)
         return entered
 
@@ -324,10 +318,10 @@ class Gate:
             return self._fits_beside(0, snapshot, ticket, wanted, owner)
         # Said first, then looked: of two workers that admit at the same moment one at least sees the other.
         peers.promise(own_bytes + wanted)
-        fits = self._fits_beside(peers.promised_elsewhere, snapshot, ticket, wanted, owner)
-        if not fits:
-            peers.promise(own_bytes)
-        return fits
+        if self._fits_beside(peers.promised_elsewhere, snapshot, ticket, wanted, owner):
+            return True
+        peers.promise(own_bytes)
+        return False
 
     def _fits_beside(self, elsewhere: int, snapshot: Snapshot, ticket: Ticket, wanted: int, owner: Route | str) -> bool:
         limit, reading, ledger = snapshot.limit, snapshot.reading, self._ledger
@@ -336,11 +330,11 @@ class Gate:
         ceiling = self._bounds[ticket.priority][0] * limit.bytes - elsewhere
         promised, lessons, shares = ledger.total_bytes + wanted, self.lessons, self._shares
         if lessons is None or shares is None or isinstance(owner, str):
-            return ceiling - reading.used_bytes - promised >= 0.0
+            return self._roomy(ceiling - reading.used_bytes - promised, wanted, ceiling)
         # What the heap has in store takes nothing new; an estimate of the rest may err, and must not trip the level.
         grows = promised - lessons.store.bytes
         free = ceiling - reading.used_bytes - (grows + _SLIP_RATIO * limit.bytes if grows > 0.0 else 0.0)
-        if free < 0.0:
+        if not self._roomy(free, wanted, ceiling):
             return False
         others = ledger.stakes.get(owner, 0) - ledger.stake_of(ticket)
         return shares.allow(
@@ -351,6 +345,12 @@ class Gate:
             guess=others > 0 and owner.guesses(ticket.body_bytes),
             at=snapshot.at,
         )
+
+    def _roomy(self, free: float, wanted: int, ceiling: float) -> bool:
+        """Whether so much is left free; what could fit, but does not now, is noted."""
+        if free < 0.0 and wanted <= ceiling:
+            self.short_bytes = max(self.short_bytes, int(-free) + 1)
+        return free >= 0.0
 
     def refusal(self, ticket: Ticket, *, wanted_bytes: int | None = None) -> AdmissionRefused:
         """Count a refusal and say why, with numbers; ``wanted_bytes`` when it is not what the ticket was for."""

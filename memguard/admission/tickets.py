@@ -55,7 +55,7 @@ class Ticket:
     what was stated or predicted, None when nothing is known; ``body_bytes`` how long a request's body is.
     """
 
-    __slots__ = ("_gate", "_label", "_wait_s", "bytes", "kind", "outcome", "priority")
+    __slots__ = ("__weakref__", "_gate", "_label", "_wait_s", "bytes", "kind", "outcome", "priority")
 
     budget: Purse | None = None
     """The part of the limit that its bytes are taken from; None: from the whole."""
@@ -144,4 +144,8 @@ class BudgetTicket(Ticket):
 
     __slots__ = ("budget",)
 
-    budget: Purse | None
+    def __init__(  # noqa: PLR0913, PLR0917 - as a ticket
+        self, gate: Gate, bytes_: int | None, kind: str, label: str, priority: Priority, budget: Purse
+    ) -> None:
+        super().__init__(gate, bytes_, kind, label, priority)
+        self.budget: Purse | None = budget

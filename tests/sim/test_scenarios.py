@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from math import cos, pi, sin
 from typing import TYPE_CHECKING
 
@@ -443,6 +444,52 @@ def test_refused_at_critical() -> None:
     assert all(admitted for at, admitted in seen if at > 23)
     assert len(run.refused_s) == sum(1 for _, admitted in seen if not admitted)
     assert run.incidents[-1].refusals >= 18
+
+
+def test_a_cache_yields_to_work() -> None:
+    """Work that does not fit beside a cache, though no rung is reached, is refused once and fits then."""
+    seen: list[bool] = []
+
+    def scene(world: World) -> None:
+        world.holder("answers", held_bytes="250MiB", cost="cheap")
+
+        def request() -> None:
+            try:
+                world.guard.admit("230MiB").close()
+            except AdmissionRefused:
+                seen.append(False)
+            else:
+                seen.append(True)
+
+        world.every(1.0, request, first_s=5.0)
+
+    run = simulate(scene, duration_s=60)
+    assert not seen[0]
+    assert all(seen[2:])
+    assert run.peak_level is Level.OK
+    assert run.attempts("answers") <= 2
+    assert run.incidents[0].reason == "work met no room"
+    assert run.used_bytes[-1] > 200 * MIB
+
+
+def test_nothing_yields_in_vain() -> None:
+    """For work that would not fit anyway no cache is emptied; what is kept for CRITICAL is not asked at all."""
+
+    def scene(world: World) -> None:
+        world.memory.grow(170 * MIB - world.memory.used_bytes)
+        world.holder("answers", held_bytes="10MiB", cost="cheap")
+        world.holder("agents", held_bytes="180MiB", cost="dear", at=Level.CRITICAL)
+
+        def request() -> None:
+            with suppress(AdmissionRefused):
+                world.guard.admit("120MiB").close()
+
+        world.every(1.0, request, first_s=5.0)
+
+    run = simulate(scene, duration_s=60)
+    assert len(run.refused_s) > 50
+    assert run.attempts("answers") == run.attempts("agents") == 0
+    assert run.peak_level < Level.WARNING
 
 
 def test_observing_touches_nothing() -> None:

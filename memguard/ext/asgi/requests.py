@@ -38,7 +38,7 @@ class Request(Ticket):
     the same for all of them belongs to the class; the label is put together when somebody asks.
     """
 
-    __slots__ = ("_covered_bytes", "_last", "_read_bytes", "_receive", "_scope", "_send", "fate")
+    __slots__ = ("_covered_bytes", "_read_bytes", "_receive", "_scope", "_send", "fate", "last")
 
     bytes: int | None
     outcome: Outcome | None
@@ -51,7 +51,8 @@ class Request(Ticket):
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._last: Message | None = None
+        self.last: Message | None = None
+        """What the application sent last."""
         self.bytes = None
         self.outcome = None
         self.fate: str = ""
@@ -71,11 +72,9 @@ class Request(Ticket):
     def close(self, outcome: Outcome | None = None) -> None:
         """Give the promise back; only the first close counts. None: as it ended, now that the application returned."""
         if self.outcome is None:
-            last = self._last
-            whole = last is not None and last["type"] == "http.response.body" and not last.get("more_body")
-            self.outcome = outcome or ("done" if whole and not self.fate else self._ending())
+            self.outcome = outcome or self._ending()
             gate, scope = self._gate, self._scope
-            gate.open.pop(self, None)
+            gate.open.pop(self, None)  # as the middleware does for most
             gate.closed.append((scope["method"], scope["path"]))
             gate.completed += 1
             if self.bytes:
@@ -94,7 +93,7 @@ class Request(Ticket):
 
     def send(self, message: Message) -> Awaitable[None]:
         """Pass a message on."""
-        self._last = message
+        self.last = message
         return self._failed(message) if message.get("status") == _FAILED else self._send(message)
 
     def _failed(self, message: Message) -> Awaitable[None]:
@@ -109,7 +108,7 @@ class Request(Ticket):
     @property
     def begun(self) -> bool:
         """Whether an answer has begun."""
-        return self._last is not None
+        return self.last is not None
 
     @property
     def read_bytes(self) -> int:
@@ -132,14 +131,14 @@ class Request(Ticket):
         self.fate = "cut"
         refused, send = gate.refusal(self, wanted_bytes=int(ratio * read)), self._send
         self._receive, self._send = _gone, _nowhere
-        if self._last is None:
+        if self.last is None:
             await refuse_request(refused, send, close=self._scope.get("http_version", "1.1") < "2")
         return await _gone()
 
     @property
     def answered(self) -> bool:
         """Whether the last message ended the answer."""
-        last = self._last
+        last = self.last
         return last is not None and last["type"] in _ENDS and not (last.get("more_body") or last.get("more_trailers"))
 
     def _ending(self) -> Outcome:
@@ -155,7 +154,7 @@ class Request(Ticket):
         OSError from before the answer began is the application's own.
         """
         return bool(self.fate) or (
-            self._last is not None and (isinstance(error, OSError) or isinstance(error.__context__, OSError))
+            self.last is not None and (isinstance(error, OSError) or isinstance(error.__context__, OSError))
         )
 
 
@@ -182,11 +181,6 @@ class BodyRequest(Request):
             self.budget.give(self)
 
     @property
-    def unread(self) -> bool:
-        """Whether a body is on its way that nobody will read, over a connection that can be closed for that."""
-        return self._announced_bytes > SMALL_BODY_BYTES and self._scope.get("http_version", "1.1") < "2"
-
-    @property
     def body_bytes(self) -> int:
         """How long the body is, as far as is known."""
         return max(0, self._announced_bytes, self._read_bytes)
@@ -206,7 +200,7 @@ class BodyRequest(Request):
 
     def send(self, message: Message) -> Awaitable[None]:
         """Pass a message on; the promise ends with the answer, however slowly it is read."""
-        self._last = message
+        self.last = message
         if self.bytes and self.answered:
             self._gate.settle(self)
         return self._failed(message) if message.get("status") == _FAILED else self._send(message)
