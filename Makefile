@@ -11,7 +11,7 @@ EXTRA = $(VENV)/.with-$(HERE)
 # Each test process, and each that a test starts, would compile some thousand modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help ready demo test check bench corpus docs format reference clean
+.PHONY: help ready demo test check bench corpus gauntlet soak docs format reference clean
 .SECONDARY:
 
 help:
@@ -20,6 +20,8 @@ help:
 	@echo "make check   format, lint, types, walls, documentation examples"
 	@echo "make bench   the measurements behind the README, into benchmarks/results/"
 	@echo "make docs    the documentation as a site, into build/docs/"
+	@echo "make gauntlet  one service under fifteen hostile loads: bare, guarded, and by each peer's way"
+	@echo "make soak    a guarded process under half an hour of faults, its promises held every second"
 	@echo "make corpus  real leaks of released libraries, found and named, and the releases that mended them"
 	@echo "make format  put the code into its format;  make reference  write docs/reference/ anew"
 
@@ -47,6 +49,14 @@ bench: $(EXTRA)-bench
 # Real leaks of released libraries, each release in an environment of its own. Takes a quarter of an hour; CI leaves it out.
 corpus: $(EXTRA)-leak-corpus
 	$(BIN)/python benchmarks/corpus/run.py $(ARGS)
+
+# The same service under hostile loads: bare, guarded, and by each peer's way. Takes half an hour on a quiet machine.
+gauntlet: $(EXTRA)-gauntlet
+	$(BIN)/python benchmarks/gauntlet/run.py $(ARGS)
+
+# Half an hour of faults from a seeded schedule: make soak ARGS='--minutes 5 --seed 7'
+soak: $(EXTRA)-gauntlet
+	$(BIN)/python benchmarks/gauntlet/soak.py $(ARGS)
 
 # Keeps on after a failure, so that one run tells all of it. verifytypes looks at the Python that is first on PATH.
 check: $(EXTRA)-dev
