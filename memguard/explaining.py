@@ -8,6 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from memguard._core.chores import Chore
     from memguard.budgets import Budgets
     from memguard.model import Holder, Limit
     from memguard.rules import Rules
@@ -25,11 +26,14 @@ def explained(  # noqa: PLR0913 - the parts of a guard
     *,
     handover: str = "",
     workers: Iterable[Worker] = (),
+    chores: Iterable[Chore] = (),
+    now: float = 0.0,
 ) -> str:
     """The limits and their sources, every rule and its origin, every holder and what it bought; a line each.
 
-    Then what is done one after the other, each step with what it has bought; ``handover`` says how the last is done.
-    Then the workers that share the limit, if there are others. Budgets come last, with what is wrong with them.
+    Then the chores of the schedule, and what is done one after the other under pressure, each step with what it has
+    bought; ``handover`` says how the last is done. Then the workers that share the limit, if there are others. Budgets
+    come last, with what is wrong with them.
     """
     holders = tuple(holders)
     found = [f"{format_bytes(limit.bytes)} ({limit.kind}) from {limit.source}" for limit in limits]
@@ -46,12 +50,29 @@ def explained(  # noqa: PLR0913 - the parts of a guard
             "holders:",
             *(_line(holder) for holder in holders),
             "",
+            "maintenance:",
+            *_chores(rules, chores, now),
+            "",
             "escalation:",
             *_escalation(rules, holders, handover),
             *(_workers(workers)),
             *(_budgets(budgets) if budgets is not None else ()),
         ]
     )
+
+
+def _chores(rules: Rules, chores: Iterable[Chore], now: float) -> list[str]:
+    """Every chore: how often, when next, what it did last, what all of it bought."""
+    if rules.mode == "observe":
+        return [f"nothing: mode 'observe' (else {rules.maintain})"]
+    rows = [
+        f"{chore.name}: every {format_seconds(chore.every_s)}, next in {format_seconds(max(0.0, chore.due_at - now))}; "
+        f"{chore.runs} times, bought {format_bytes(chore.bought_bytes)}"
+        + (f", failed {chore.failures} times in a row" if chore.failures else "")
+        + (f"; last: {chore.words} ({format_seconds(chore.cost_s)})" if chore.words else "")
+        for chore in chores
+    ]
+    return rows or [f"nothing yet: {rules.maintain}"]
 
 
 def _escalation(rules: Rules, holders: Iterable[Holder], handover: str) -> list[str]:

@@ -19,6 +19,7 @@ from memguard.fusing import Fusing
 from memguard.handing import Handing
 from memguard.holding import Holding
 from memguard.judging import Judging
+from memguard.maintaining import Maintaining
 from memguard.model import Event, Level
 from memguard.reclaimers.collect import Collect, GcWatch
 from memguard.reclaimers.gc_pressure import default_policies
@@ -52,7 +53,7 @@ _FAULT_S = 0.25
 _ASK_S = 60.0
 
 
-class Guard(Holding, Working, Fusing, Judging, Cooperating, Handing, Recording, Examining):
+class Guard(Holding, Working, Fusing, Judging, Cooperating, Handing, Recording, Examining, Maintaining):
     """Keeps this process and its children inside their memory limit.
 
     Creating one finds the limit, reads the environment and starts nothing. ``start()`` (or ``with guard:``) runs the
@@ -110,7 +111,7 @@ class Guard(Holding, Working, Fusing, Judging, Cooperating, Handing, Recording, 
             fuse=self._fuse,
         )
         self._watch.tended = self._keep_evidence
-        self._watch.shown = (self._alarm, self._mingle)
+        self._watch.shown = (self._alarm, self._mingle, self._maintain)
         self._introduce(sinks)
         self._expect_suspicion()
         self._expect_pressure()
@@ -122,6 +123,9 @@ class Guard(Holding, Working, Fusing, Judging, Cooperating, Handing, Recording, 
 
     def _settlers(self) -> tuple[Trim, Collect]:
         return Trim(), Collect()
+
+    gives_way: bool = False
+    """Whether another guard that starts on the same roster stops this one instead of being refused."""
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -137,7 +141,9 @@ class Guard(Holding, Working, Fusing, Judging, Cooperating, Handing, Recording, 
                     "this guard runs already, or is just being stopped: start() once, or use one `with guard:` block"
                 )
             owner = self.roster.owner() if self.roster.owner is not None else None
-            if owner is not None and owner is not self:
+            if isinstance(owner, Guard) and owner is not self and owner.gives_way:
+                owner.stop()
+            elif owner is not None and owner is not self:
                 raise AlreadyGuarding(
                     "another guard works through the same roster: stop() it first, or give each its own "
                     "(Guard(roster=memguard.Roster()))"
@@ -161,6 +167,7 @@ class Guard(Holding, Working, Fusing, Judging, Cooperating, Handing, Recording, 
         self._gc_watch.start()
         self._watch.enforce(self._policies or default_policies(self.rules))
         self._bound_caches(on=True)
+        self._inherit()
         lifetime.enrol(self)
         self._tell("guard.started", f"guarding with mode {self.rules.mode!r}")
         self._thread = start_thread(lambda: self._run(bell), "memguard")
@@ -221,6 +228,7 @@ class Guard(Holding, Working, Fusing, Judging, Cooperating, Handing, Recording, 
             self._fuse.disarm()
         self._watch.enforce(())
         self._stop_examining()
+        self._stop_maintaining()
         self._gc_watch.stop()
         self._bound_caches(on=False)
         lifetime.leave(self)
@@ -242,6 +250,7 @@ class Guard(Holding, Working, Fusing, Judging, Cooperating, Handing, Recording, 
         self._forget_examinations()
         self._forget_records()
         self._forget_handing()
+        self._forget_maintaining()
         self._part(forked=True)
         self._attempts.forget()
         self._watch.reset()
@@ -309,8 +318,9 @@ class Guard(Holding, Working, Fusing, Judging, Cooperating, Handing, Recording, 
         budgets = vars(self).get("_budgets")
         way = self._handovers().words
         return explained(
-            self.limits, self._sight.notes, self.rules, self.holders(), budgets, handover=way, workers=self.workers
-        )
+            self.limits, self._sight.notes, self.rules, self.holders(), budgets, handover=way, workers=self.workers,
+            chores=self.maintenance, now=self._clock(),
+        )  # fmt: skip
 
     # --- holders ------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from weakref import WeakValueDictionary
 
-from memguard.model import Level
+from memguard.model import Event, Level
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,13 @@ class Holding:
     rules: Rules
     _teller: Teller
     _clock: Clock
+
+    if TYPE_CHECKING:
+
+        @property
+        def running(self) -> bool:
+            """As the guard has it."""
+            ...
 
     def _bound_caches(self, *, on: bool) -> None:
         """Let the rules' limits of caches hold, or no longer."""
@@ -102,10 +109,12 @@ class Holding:
         floats: Floats = "exact",
         spill: bool | str | os.PathLike[str] = True,
         spill_max_bytes: str | int = "256MiB",
+        handover: bool = False,
     ) -> States[Any]:
         """A mapping for belief states, conversations and sessions that never loses one and can be held smaller.
 
-        "auto" means the rule ``state_max_bytes``, ``compact=None`` the rule ``state_compact``; see ``States``.
+        "auto" means the rule ``state_max_bytes``, ``compact=None`` the rule ``state_compact``; see ``States``. With
+        ``handover`` a clean hand-over leaves them to the process that follows, which has them from its start on.
 
         Raises:
             ValueError: a setting that cannot be meant.
@@ -122,9 +131,12 @@ class Holding:
             floats=floats,
             spill=spill,
             spill_max_bytes=spill_max_bytes,
+            handover=handover,
             tell=self._teller.tell,
             clock=self._clock,
         )
+        if handover and self.running:
+            self._reopen(made)
         kept: WeakValueDictionary[int, States[Any]] = vars(self).setdefault("_states", WeakValueDictionary())
         kept[id(made)] = made
         return made.enlist(self.roster)
@@ -133,6 +145,36 @@ class Holding:
     def state_maps(self) -> tuple[States[Any], ...]:
         """Every mapping of states that this guard has made and that is still there."""
         return tuple(vars(self).get("_states", {}).values())
+
+    def _bequests(self) -> tuple[Callable[[], None], ...]:
+        """What leaves states to the process that follows, for those that are to be left."""
+        return tuple(self._bequest(states) for states in self.state_maps if states.handover)
+
+    def _bequest(self, states: States[Any]) -> Callable[[], None]:
+        def leave_states() -> None:  # others have hooks, too: half of the time
+            states.leave(_private, self._lineage(), within_s=self.rules.handover_drain_s / 2.0)
+
+        return leave_states
+
+    def _inherit(self) -> None:
+        """This process begins: take over what the one before left."""
+        for states in self.state_maps:
+            if states.handover:
+                self._reopen(states)
+
+    def _reopen(self, states: States[Any]) -> None:
+        try:
+            states.reopen(_private, self._lineage())
+        except Exception as error:  # noqa: BLE001 - a service starts without them
+            text = f"{states.name}: what the process before left cannot be looked for: {type(error).__name__}: {error}"
+            self._teller.tell(Event(at=self._clock(), name="state.unreadable", text=text))
+
+    def _lineage(self) -> str:
+        """The group of those that follow each other, as for a hand-over."""
+        from memguard.handover import group_of  # noqa: PLC0415
+        from memguard.servers import find_way  # noqa: PLC0415
+
+        return group_of(vars(self).get("_way") or find_way(self.rules))
 
     def directory(  # noqa: PLR0913 - options, all with a default
         self,
@@ -229,3 +271,10 @@ class Holding:
 
         callback = Callback(name, reclaim, size=size, cost=cost, at=at)
         return self.roster.add(callback, held=callback.held)
+
+
+def _private(folder: str) -> str:
+    """A directory below this one that is this user's alone."""
+    from memguard.workers.folder import private_folder  # noqa: PLC0415 - as in Holding
+
+    return private_folder((folder,))

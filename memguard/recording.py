@@ -6,12 +6,12 @@ from memguard.model import Event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from memguard.admission import Gate
     from memguard.alerts import Alert, Alerts
     from memguard.history import History, Point
-    from memguard.model import GcStats, Snapshot
+    from memguard.model import GcStats, Relief, Snapshot
     from memguard.ports import Clock, Sink
     from memguard.reclaimers.collect import GcWatch
     from memguard.roster import Handle
@@ -178,6 +178,21 @@ class Recording:
         for kept in (self._recorder, self._alerts):
             if kept is not None:
                 kept.forget()
+
+    def on_relief(self, hear: Callable[[Relief], object]) -> None:
+        """Call this with every relief that the guard's thread has measured, on that thread; it must cost microseconds.
+
+        Those by hand (``collect``, ``trim``) are not among them.
+        """
+
+        def safely(relief: Relief) -> None:
+            try:
+                hear(relief)
+            except Exception as error:  # noqa: BLE001 - the machine has to hear of the relief, too
+                self._watch.heard = tuple(known for known in self._watch.heard if known is not safely)
+                self.tell("guard.fault", f"a sink hears of no more reliefs: {type(error).__name__}: {error}")
+
+        self._watch.heard = (*self._watch.heard, safely)
 
     # --- what sinks look at ---------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from memguard.settings import flag as _flag
 from memguard.settings import fuse as _fuse
 from memguard.settings import handover as _handover
 from memguard.settings import level as _level
+from memguard.settings import maintain as _maintain
 from memguard.settings import mebibytes as _mebibytes
 from memguard.settings import mode as _mode
 from memguard.settings import percent as _percent
@@ -235,6 +236,11 @@ class Rules:
         "auto",
         "whether workers under one limit act together: 'auto' where others are found, 'on', 'off', or a group's name",
         parse_group,
+    )
+    maintain: str = _rule(
+        "expire=60s",
+        "chores while memory is not short: expire, clean, census; 'off'. What is too old helps nobody; the others cost",
+        _maintain,
     )
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 

@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command is not None:
         from memguard.cli.supervise import supervise  # noqa: PLC0415 - a program inside needs none of it
 
-        return supervise(command, max_bytes=options.max, grace_s=options.grace, as_json=options.json)
+        return supervise(
+            command, max_bytes=options.max, grace_s=options.grace, as_json=options.json, inside=not options.outside
+        )
     from memguard.guard import Guard  # noqa: PLC0415 - a supervisor needs neither
     from memguard.leaks.files import writable, write  # noqa: PLC0415 - as above
 
@@ -48,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 - text, as Python itself puts it there
     program = _program(options.target)
     sys.argv[:] = [options.target, *options.arguments]
-    with Guard(limit=options.limit) as guard:
+    guard = Guard(limit=options.limit)
+    guard.gives_way = not options.diagnose  # to one of the program's own
+    with guard:
         if not options.diagnose:
             return _run(program)
         diagnosis = _Diagnosis(guard)
@@ -70,8 +74,8 @@ def _options(arguments: list[str]) -> tuple[argparse.Namespace, list[str] | None
     options = parsed.parse_args(arguments[:first])
     if options.target is not None:
         options = parsed.parse_args(arguments)  # what follows is the program's own, "--" too
-        if options.max is not None or options.json:
-            parsed.error("--max and --json are for commands: memguard run --max 512MiB -- COMMAND")
+        if options.max is not None or options.json or options.outside:
+            parsed.error("--max, --outside and --json are for commands: memguard run --max 512MiB -- COMMAND")
         return options, None
     if first == len(arguments):
         parsed.error("name what to run: MODULE:FUNCTION, like app:main, or after -- any command")
@@ -85,11 +89,12 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         "Runs MODULE:FUNCTION under a guard in its own process; with --diagnose it is examined in windows of 4 to 60 s "
         "(slower meanwhile), and at its end, and on SIGUSR1, stderr says what leaked. After -- any command runs under "
-        "a supervisor, which tells on stderr when the command and its children cross 70, 80, 90 and 95 % of the limit.",
+        "a supervisor, which tells on stderr when the command and its children cross 70, 80, 90 and 95 % of the limit; "
+        "a Python program (python …, gunicorn, uvicorn, celery, any script for Python) gets a guard inside, too.",
         examples=(
             ("memguard run app:main", "app.py's main(), guarded against the limit that is found"),
             ("memguard run --diagnose --report leaks.html app:main", "and what leaked"),
-            ("memguard run -- gunicorn -w 4 app:app", "watch a command that does not know us"),
+            ("memguard run -- gunicorn -w 4 app:app", "a server that does not know us: a guard in each worker"),
             (
                 "memguard run --max 512MiB --grace 5 -- ./batch.sh",
                 "and end it above 512 MiB: SIGTERM, 5 s later SIGKILL",
@@ -108,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     outside = parsed.add_argument_group("for a command after --")
     outside.add_argument("--max", type=amount, metavar="BYTES", help="end it above that, like 512MiB")
     outside.add_argument("--grace", type=duration, default=10.0, metavar="S", help="between SIGTERM and SIGKILL (10 s)")
+    outside.add_argument("--outside", action="store_true", help="no guard inside, even of a Python program")
     outside.add_argument("--json", action="store_true", help="what is told on stderr as JSON, a line each")
     parsed.add_argument("target", nargs="?", metavar="MODULE:FUNCTION", help="what to run, like app:main")
     parsed.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's own")

@@ -6,9 +6,9 @@ Each raises ValueError, in words that say what to write instead.
 from __future__ import annotations
 
 from memguard.model import Level
-from memguard.units import MIB, parse_ratio
+from memguard.units import MIB, parse_ratio, parse_seconds
 
-__all__ = ["count", "flag", "fuse", "handover", "level", "mebibytes", "mode", "percent"]
+__all__ = ["count", "flag", "fuse", "handover", "level", "maintain", "mebibytes", "mode", "percent", "schedule"]
 
 
 def mebibytes(value: str | float) -> int:
@@ -75,3 +75,27 @@ def handover(value: str | bool) -> str:  # noqa: FBT001 - as above
     if word not in {"auto", "on", "off"}:
         raise ValueError(f"{value!r} is no choice of hand-over: write 'auto', 'on' or 'off'")
     return word
+
+
+_CHORES = ("expire", "clean", "census")
+
+
+def schedule(value: str) -> dict[str, float]:
+    """What is done how often, in seconds: "expire=60s clean=15m"; "off" is nothing."""
+    found: dict[str, float] = {}
+    words = str(value).replace(",", " ").split()
+    for word in () if [one.lower() for one in words] == ["off"] else words:
+        name, _, every = word.partition("=")
+        seconds = parse_seconds(every) if every else 0.0
+        if name not in _CHORES or not 1.0 <= seconds < float("inf"):
+            raise ValueError(
+                f"{word!r} is no chore: write expire=60s, clean=15m or census=1h (a second at least), or 'off'"
+            )
+        found[name] = seconds
+    return found
+
+
+def maintain(value: str | bool) -> str:  # noqa: FBT001 - as above
+    """A schedule, as it was written; False and "" are "off"."""
+    text = str(value or "off").strip()
+    return text if schedule(text) else "off"

@@ -55,6 +55,8 @@ class Working:
             """As the guard has them."""
             ...
 
+        def _left(self, thing: object, kind: str) -> None: ...
+
     def admit(  # noqa: PLR0913 - each but the first says one thing about the work
         self,
         bytes: str | int | None = None,  # noqa: A002 - the public name
@@ -110,6 +112,7 @@ class Working:
             replace_idle=replace_idle,
             roster=self.roster,
             clock=self._clock,
+            farewell=lambda agent: self._left(agent, f"agents retired from pool {name!r}"),
         )
         self._once("_pools", WeakValueDictionary[str, "Pool[Any]"]())[made.name] = made
         return made

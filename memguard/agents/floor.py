@@ -320,7 +320,9 @@ class Floor(Seating[T]):
                 return False
             self.counts.retired += 1
             self._out(seat)
-        seat.agent = None
+        agent, seat.agent = seat.agent, None
+        if self.farewell is not None and agent is not None:
+            self.farewell(agent)
         return True
 
     def recover(self, seat: Seat[T]) -> None:

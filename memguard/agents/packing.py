@@ -158,6 +158,45 @@ class Packing(Keeping):
         self._part(entry)
         return True
 
+    def copy(self, key: str) -> tuple[bytes, int, float] | Obstacle:
+        """A state's blob, its bytes as an object and when it was last used; or why there is none. It stays as it is."""
+        found = self._change(self._copied, key)
+        if found is None:
+            return _USED
+        entry, serial, blob, size, used = found
+        if entry is not None:
+            exact, value = self.floats == "exact", entry.value
+            made = codecs.pack(
+                value, codec=self.codec, floats=self.floats, check=lambda back: not exact or same(value, back)
+            )
+            return made if isinstance(made, Obstacle) else (made, size, used)
+        try:
+            return self.spill.read(serial) if serial and self.spill is not None else blob, size, used
+        except NoSpill as error:
+            return Obstacle("disk", str(error))
+
+    def _copied(self, key: str) -> tuple[Entry | None, int, bytes, int, float] | None:
+        entry = self.live.get(key) or self._busy.get(key)
+        if entry is not None:
+            return entry, 0, b"", entry.bytes, entry.used
+        place = self.attic.find(key)
+        if place is None:
+            return None
+        attic = self.attic
+        return None, attic.serials[place], attic.blob(place), attic.sizes[place], attic.used[place]
+
+    def arrive_spilled(self, key: str, serial: int, *, size: int, used: float, length: int) -> bool:
+        """Know of a state on disk, unless there is one of that key; whether there was none."""
+        done: bool = self._change(self._arrived, key, serial, size, used, length)
+        return done
+
+    def _arrived(self, key: str, serial: int, size: int, used: float, length: int) -> bool:
+        if self._is_here(key):
+            return False
+        place = self.attic.add(key, b"", serial=serial, size=size, used=used)
+        self.attic.spilled_bytes[place] = length
+        return True
+
     def coldest_packed(self) -> list[int]:
         """Places of the blobs in memory that were not used for longest: an eighth of them, longest first."""
         attic = self.attic

@@ -57,6 +57,7 @@ class Pool(MutableMapping[str, T]):
         replace_idle: whether idle ones go for new ones; None: if ``on_retire`` can save them, or a factory made them.
         roster: where it signs up as a holder.
         clock: monotonic seconds.
+        farewell: is told of each agent that was retired; must not raise.
 
     Raises:
         TypeError: a name that is no text, a hook that cannot be called, a size that is no int.
@@ -77,6 +78,7 @@ class Pool(MutableMapping[str, T]):
         replace_idle: bool | None = None,
         roster: Roster | None = None,
         clock: Clock = monotonic,
+        farewell: Callable[[T], object] | None = None,
     ) -> None:
         _check(name, on_retire)
         self._floor: Floor[T] = Floor(
@@ -87,10 +89,10 @@ class Pool(MutableMapping[str, T]):
             on_retire=on_retire,
             replace=True if replace_idle is None and on_retire is not None else replace_idle,
         )
+        self._floor.farewell = farewell
         self._max_idle_s = None if max_idle_s is None else parse_seconds(max_idle_s)
         self._door: Door[T] = Door(self._floor)
-        self._sweeping = False
-        self._weighed = 0
+        self._sweeping, self._weighed = False, 0
         self._handle: Handle | None = None
         if roster is not None:
             self._handle = roster.add(Shedder(self._floor, rules=rules, tend=self.tend), held=self)
@@ -290,12 +292,10 @@ class Pool(MutableMapping[str, T]):
         if not idle:
             return
         self._weighed = (self._weighed + 1) % len(idle)
-        seat = idle[self._weighed]
-        floor.weigh(seat, bytes_of(seat.agent))
+        floor.weigh(seat := idle[self._weighed], bytes_of(seat.agent))
         longest_s = self._max_idle_s
-        over = len(floor.seats) > floor.max_size
         stale = longest_s is not None and any(floor.clock() - known.touched_at > longest_s for known in idle)
-        if (over or stale) and not self._sweeping:
+        if (stale or len(floor.seats) > floor.max_size) and not self._sweeping:
             self._sweeping = True
             try:
                 start_thread(self._sweep, "memguard-pool")  # a hook may take its time
@@ -304,10 +304,9 @@ class Pool(MutableMapping[str, T]):
 
     def _sweep(self) -> None:
         try:
-            floor, longest_s = self._floor, self._max_idle_s
-            floor.retire(floor.pick_surplus())
-            if longest_s is not None:
-                self.retire_idle(idle_s=longest_s)
+            self._floor.retire(self._floor.pick_surplus())
+            if self._max_idle_s is not None:
+                self.retire_idle(idle_s=self._max_idle_s)
         finally:
             self._sweeping = False
 

@@ -53,6 +53,8 @@ class Seating(Generic[T]):
         self._replace = replace
         self._swaps = 0
         self.turnover: Turnover = Turnover()
+        self.farewell: Callable[[T], object] | None = None
+        """Is told of each agent that was retired, outside of the lock; must be quick, keep nothing, and not raise."""
 
     def _out(self, seat: Seat[T]) -> None:
         if self.seats.get(seat.id) is seat:

@@ -4,7 +4,8 @@ An SQLite file (mode 0600) in a directory of its own (0700); both names are remo
 neither an exit nor a crash leaves anything to be read: the kernel frees the space with the last descriptor. Each blob
 carries a MAC (BLAKE2b, keyed at random by the process) over its number and its bytes: what comes back is what was
 written, or an error. After a fork the file is sealed: the parent writes to another one, and the child copies it at its
-first need.
+first need. What a process leaves to its successor (``inheritance``) has a name in a private directory, until that one
+has opened it.
 """
 
 from __future__ import annotations
@@ -14,134 +15,30 @@ import hashlib
 import os
 import secrets
 import tempfile
-import weakref
 from _thread import RLock
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from memguard.agents.volume import NoSpill, Volume
 
 if TYPE_CHECKING:
-    import sqlite3
+    from collections.abc import Iterable
 
 __all__ = ["NoSpill", "Spill", "in_memory"]
 
-# Rows are cut so small because SQLite makes copies of what it is given.
-_PIECE_BYTES: Final = 1 << 20
-_PAGE_BYTES: Final = 4096
 # Others need the disk too.
 _LEFT_FREE_BYTES: Final = 64 << 20
 _VOLUME: Final = 1 << 40
-# A child never uses, and never closes, a connection that its parent opened (sqlite.org/howtocorrupt.html, 2.6).
-_graveyard: Final[list[object]] = []
-
-
-class NoSpill(Exception):
-    """Nothing was written, or what was written cannot be read; the text says why."""
-
-
-class _Volume:
-    """One file."""
-
-    def __init__(self, directory: str | None, quota_bytes: int, *, copy_of: int | None = None) -> None:
-        import sqlite3  # noqa: PLC0415 - 2 MB; Spill has imported it already
-
-        folder = tempfile.mkdtemp(prefix="memguard-", dir=directory)
-        self.path: str = os.path.join(folder, "states.db")  # noqa: PTH118 - as SQLite wants it
-        self.fd = -1
-        self.link: sqlite3.Connection | None = None
-        self.foreign = False
-        self._finalizer: weakref.finalize[Any, Any] | None = None
-        try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-            self.fd = os.open(self.path, flags, 0o600)
-            if copy_of is not None:
-                _copy(copy_of, self.fd)
-            # Nobody else can open it: locks and journal files are for those who share.
-            address = f"file:{_quoted(self.path)}?mode=rw&nolock=1"
-            self.link = link = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
-            pragmas = (
-                f"page_size={_PAGE_BYTES}", "journal_mode=MEMORY", "synchronous=OFF", "temp_store=MEMORY",
-                "cache_size=-256", f"max_page_count={max(8, quota_bytes // _PAGE_BYTES)}",
-            )  # fmt: skip
-            for pragma in pragmas:
-                link.execute(f"PRAGMA {pragma}").fetchall()
-            link.execute(
-                "CREATE TABLE IF NOT EXISTS pieces"
-                " (serial INTEGER, part INTEGER, body BLOB, PRIMARY KEY (serial, part)) WITHOUT ROWID"
-            )
-        except BaseException:
-            self.close()
-            _remove_quietly(self.path)
-            raise
-        self.rows = 0
-        self.sealed = copy_of is not None
-        try:
-            _remove(self.path)
-        except OSError:  # a system that keeps the names of open files
-            self._finalizer = weakref.finalize(self, _remove_quietly, self.path)
-
-    @property
-    def file_bytes(self) -> int:
-        """What the file takes."""
-        return os.fstat(self.fd).st_size
-
-    def _open(self) -> sqlite3.Connection:
-        if self.link is None:
-            raise NoSpill("the file is closed")
-        return self.link
-
-    def write(self, serial: int, body: bytes) -> None:
-        """Put a row down, whole or not at all."""
-        view = memoryview(body)
-        link = self._open()
-        link.execute("BEGIN")
-        try:
-            for part, at in enumerate(range(0, len(body), _PIECE_BYTES)):
-                link.execute("INSERT INTO pieces VALUES (?, ?, ?)", (serial, part, view[at : at + _PIECE_BYTES]))
-            link.execute("COMMIT")
-        except BaseException:
-            if link.in_transaction:
-                link.execute("ROLLBACK")
-            raise
-        self.rows += 1
-
-    def read(self, serial: int) -> bytes:
-        """What was written under that number."""
-        rows = self._open().execute("SELECT body FROM pieces WHERE serial = ? ORDER BY part", (serial,))
-        return b"".join(body for (body,) in rows)
-
-    def drop(self, serial: int) -> None:
-        """Give a row's room back; in a sealed file it stays as it is."""
-        self.rows -= 1
-        if not self.sealed:
-            self._open().execute("DELETE FROM pieces WHERE serial = ?", (serial,))
-
-    def close(self) -> None:
-        """Give the file back; twice is fine."""
-        if self.link is not None:
-            if self.foreign:
-                _graveyard.append(self.link)
-            else:
-                self.link.close()  # closing it twice is fine
-            self.link = None
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
-        if self._finalizer is not None:
-            self._finalizer()
-
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):
-            self.close()
 
 
 class Spill:
     """Blobs on disk by number. Safe between threads; every failure is a ``NoSpill``, and then nothing has changed.
 
     ``directory`` None takes the system's temporary directory, or /var/tmp where that one is memory. ``quota_bytes``
-    bounds what the files take; 64 MiB of the disk are left to others in any case.
+    bounds what the files take; 64 MiB of the disk are left to others in any case. ``path``: a file that keeps its name.
     """
 
-    def __init__(self, directory: str | None, quota_bytes: int) -> None:
+    def __init__(self, directory: str | None, quota_bytes: int, *, path: str | None = None) -> None:
         # Now: what an import leaves behind under pressure lies between what is shed, and keeps that from going back.
         import_module("sqlite3")
 
@@ -152,8 +49,8 @@ class Spill:
         self.bytes: int = 0
         """Bytes of the blobs on disk."""
         self.count: int = 0
-        self._key = secrets.token_bytes(32)
-        self._volumes: dict[int, _Volume] = {}
+        self._path = path
+        self._volumes: dict[int, Volume] = {}
         self._numbers = 0
         self._serials = 0
         self._lock = RLock()
@@ -172,29 +69,40 @@ class Spill:
             if room is not None and room.f_bavail * room.f_frsize < len(blob) + _LEFT_FREE_BYTES:
                 raise NoSpill(f"the disk has only {room.f_bavail * room.f_frsize} bytes left")
             self._serials += 1
-            serial = number * _VOLUME + self._serials
-            volume.write(serial, self._mac(serial, blob) + blob)
+            serial = self._serials
+            volume.write(serial, _mac(volume.key, serial, blob) + blob)
             try:
-                self._verified(volume, serial)
+                _verified(volume, serial)
             except BaseException:
                 volume.drop(serial)
                 raise
             self.bytes += len(blob)
             self.count += 1
-            return serial
+            return number * _VOLUME + serial
 
-    def _open(self) -> tuple[int, _Volume]:
+    def _open(self) -> tuple[int, Volume]:
         """The volume that is written to."""
         for number, volume in self._volumes.items():
             if not volume.sealed:
                 return number, volume
         sealed_bytes = sum(volume.file_bytes for volume in self._volumes.values())
-        if self.directory is None:
-            self.directory = _a_disk()
-        volume = _Volume(self.directory, self.quota_bytes - sealed_bytes)
+        volume = Volume(self.folder(), self.quota_bytes - sealed_bytes, path=self._path)
+        return self._enter(volume), volume
+
+    def _enter(self, volume: Volume) -> int:
         self._numbers += 1
         self._volumes[self._numbers] = volume
-        return self._numbers, volume
+        return self._numbers
+
+    def folder(self) -> str:
+        """The directory that files are made in.
+
+        Raises:
+            NoSpill: no temporary directory lies on a disk.
+        """
+        if self.directory is None:
+            self.directory = _a_disk()
+        return self.directory
 
     def read(self, serial: int) -> bytes:
         """The blob of that number.
@@ -206,24 +114,12 @@ class Spill:
             number = serial // _VOLUME
             volume = self._volumes[number]
             if volume.foreign:
-                own = _Volume(self.directory, self.quota_bytes, copy_of=volume.fd)
+                own = Volume(self.directory, self.quota_bytes, copy_of=volume.fd, key=volume.key)
                 own.rows = volume.rows
                 self._volumes[number] = own
                 volume.close()
                 volume = own
-            return self._verified(volume, serial)
-
-    def _verified(self, volume: _Volume, serial: int) -> bytes:
-        body = volume.read(serial)
-        mac, blob = body[:_MAC_BYTES], body[_MAC_BYTES:]
-        if not secrets.compare_digest(mac, self._mac(serial, blob)):
-            raise NoSpill("what is on disk is not what was written")
-        return blob
-
-    def _mac(self, serial: int, blob: bytes) -> bytes:
-        mac = hashlib.blake2b(serial.to_bytes(16, "big"), key=self._key, digest_size=_MAC_BYTES)
-        mac.update(blob)
-        return mac.digest()
+            return _verified(volume, serial % _VOLUME)
 
     def drop(self, serial: int, blob_bytes: int) -> None:
         """Forget a blob; the file is given back with its last one."""
@@ -234,7 +130,7 @@ class Spill:
             volume = self._volumes[number]
             # What cannot be deleted takes room in a file that goes with the process.
             with contextlib.suppress(Exception):
-                volume.drop(serial)
+                volume.drop(serial % _VOLUME)
             if volume.rows <= 0:
                 del self._volumes[number]
                 volume.close()
@@ -255,6 +151,57 @@ class Spill:
             self._volumes.clear()
             self.bytes = self.count = 0
 
+    # --- to a successor ---------------------------------------------------------------------------------------------
+
+    def sign(self, rows: Iterable[tuple[bytes, int, int, float, int]]) -> None:
+        """Write beside the blobs what a successor has to know: (name, number, size, seconds unused, bytes) of each.
+
+        Raises:
+            NoSpill: a full or failing disk.
+        """
+        with self._lock, _told("leaving states"):
+            _, volume = self._open()
+            link = volume.open()
+            link.execute("CREATE TABLE will (version INTEGER, key BLOB)")
+            link.execute("CREATE TABLE states (name BLOB, serial INTEGER, size INTEGER, idle_s REAL, bytes INTEGER)")
+            link.execute("INSERT INTO will VALUES (?, ?)", (_WILL, volume.key))
+            own = ((name, serial % _VOLUME, *rest) for name, serial, *rest in rows)
+            link.execute("BEGIN")
+            link.executemany("INSERT INTO states VALUES (?, ?, ?, ?, ?)", own)
+            link.execute("COMMIT")
+            os.fsync(volume.fd)
+
+    def adopt(self, path: str) -> list[tuple[bytes, int, int, float, int]]:
+        """Reopen what another process left there, once: rows as ``sign`` had them; () when somebody else has it.
+
+        Its name is removed at once, so that an end of this process leaves nothing.
+
+        Raises:
+            NoSpill: it cannot be read, or is not what was left.
+        """
+        import fcntl  # noqa: PLC0415 - where there are hand-overs there is fcntl
+
+        with self._lock, _told("reopening states"):
+            left = os.open(path, os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                alone = os.fstat(left).st_nlink == 1
+            except BlockingIOError:
+                alone = False
+            if not alone:
+                os.close(left)
+                return []
+            volume = Volume(None, self.quota_bytes, path=path, left=left)
+            try:
+                rows = _read_will(volume)
+            except BaseException:
+                volume.close()
+                raise
+            number, volume.rows = self._enter(volume), len(rows)
+            self.count += len(rows)
+            self.bytes += sum(row[-1] for row in rows)
+            return [(row[0], number * _VOLUME + row[1], row[2], row[3], row[4]) for row in rows]
+
     # --- forks ------------------------------------------------------------------------------------------------------
 
     def hold(self, timeout_s: float) -> bool:
@@ -273,6 +220,29 @@ class Spill:
 
 
 _MAC_BYTES: Final = 16
+_WILL: Final = 1
+
+
+def _read_will(volume: Volume) -> list[tuple[bytes, int, int, float, int]]:
+    link = volume.open()
+    ((version, volume.key),) = link.execute("SELECT version, key FROM will")
+    if version != _WILL:
+        raise NoSpill(f"what was left is of another version, {version}")
+    return link.execute("SELECT name, serial, size, idle_s, bytes FROM states").fetchall()
+
+
+def _verified(volume: Volume, serial: int) -> bytes:
+    body = volume.read(serial)
+    mac, blob = body[:_MAC_BYTES], body[_MAC_BYTES:]
+    if not secrets.compare_digest(mac, _mac(volume.key, serial, blob)):
+        raise NoSpill("what is on disk is not what was written")
+    return blob
+
+
+def _mac(key: bytes, serial: int, blob: bytes) -> bytes:
+    mac = hashlib.blake2b(serial.to_bytes(16, "big"), key=key, digest_size=_MAC_BYTES)
+    mac.update(blob)
+    return mac.digest()
 
 
 class _told:  # noqa: N801 - used as a word in a with statement
@@ -292,28 +262,6 @@ class _told:  # noqa: N801 - used as a word in a with statement
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, NoSpill):  # sqlite3.Error, OSError, MemoryError
             raise NoSpill(f"{self._what} failed ({type(error).__name__}: {error})") from error
-
-
-def _copy(source: int, target: int) -> None:
-    at = 0
-    while piece := os.pread(source, _PIECE_BYTES, at):
-        at += os.pwrite(target, piece, at)
-
-
-def _quoted(path: str) -> str:
-    from urllib.parse import quote  # noqa: PLC0415 - as sqlite3
-
-    return quote(path)
-
-
-def _remove(path: str) -> None:
-    os.unlink(path)  # noqa: PTH108
-    os.rmdir(os.path.dirname(path))  # noqa: PTH106, PTH120
-
-
-def _remove_quietly(path: str) -> None:
-    with contextlib.suppress(OSError):
-        _remove(path)
 
 
 # --- where ----------------------------------------------------------------------------------------------------------

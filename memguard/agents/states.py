@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import MutableMapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 from memguard.agents import codecs
+from memguard.agents.amounts import disk_of, limit_of
 from memguard.agents.figures import Figures
 from memguard.agents.leases import Lease
 from memguard.agents.listing import rows_of
 from memguard.agents.packing import Packing
 from memguard.agents.reports import Reports
 from memguard.agents.rungs import rungs_of
-from memguard.agents.spill import Spill
 from memguard.agents.upkeep import Upkeep
-from memguard.units import format_bytes, parse_bytes
+from memguard.model import Event
+from memguard.units import format_bytes
 
 if TYPE_CHECKING:
     import os
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from memguard.agents.codecs import Codec, Floats
     from memguard.agents.figures import Report, StateRow
     from memguard.agents.rungs import Rung
-    from memguard.model import Event
     from memguard.ports import Clock
     from memguard.roster import Handle, Roster
 
@@ -59,6 +58,7 @@ class States(MutableMapping[str, T]):
             packed or spilled; ``"exact"`` loses nothing.
         spill: True: to the system's temporary directory, or /var/tmp where that is memory; a path: there; False: never.
         spill_max_bytes: the most that the files on disk may take.
+        handover: whether the guard leaves them to the process that follows when this one hands over.
         tell: is called with an ``Event`` when a state cannot be made smaller or loaded, at most once a minute by kind.
         clock: monotonic seconds.
 
@@ -80,6 +80,7 @@ class States(MutableMapping[str, T]):
         floats: Floats = "exact",
         spill: bool | str | os.PathLike[str] = True,
         spill_max_bytes: int | str = "256MiB",
+        handover: bool = False,
         tell: Callable[[Event], object] | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -88,13 +89,17 @@ class States(MutableMapping[str, T]):
         if not isinstance(cast("object", compact), bool) and not callable(compact):
             raise TypeError(f"compact={compact!r} is neither True, False nor a function that makes a state smaller")
         codecs.check_codec(codec, floats)
-        disk = _disk(spill, spill_max_bytes)
+        disk = disk_of(spill, spill_max_bytes)
+        if handover and disk is None:
+            raise ValueError(f"states {name!r}: handover=True needs a disk, so spill=True or a path")
+        self.handover: bool = handover
+        self._tell = tell
         self._clock = clock
         self._keeping = Packing(name, codec=codec, floats=floats, spill=disk, clock=clock)
         self._upkeep = Upkeep(
             self._keeping,
-            max_bytes_each=_limit("max_bytes_each", max_bytes_each),
-            max_bytes=_limit("max_bytes", max_bytes),
+            max_bytes_each=limit_of("max_bytes_each", max_bytes_each),
+            max_bytes=limit_of("max_bytes", max_bytes),
             packs=bool(compact),
             compact=compact if callable(compact) else None,
             reports=Reports(name, clock=clock, tell=tell),
@@ -240,7 +245,7 @@ class States(MutableMapping[str, T]):
 
     @max_bytes_each.setter
     def max_bytes_each(self, limit: int | str | None) -> None:
-        self._upkeep.max_bytes_each = _limit("max_bytes_each", limit)
+        self._upkeep.max_bytes_each = limit_of("max_bytes_each", limit)
         self._upkeep.look_for_large()
 
     @property
@@ -250,7 +255,7 @@ class States(MutableMapping[str, T]):
 
     @max_bytes.setter
     def max_bytes(self, limit: int | str | None) -> None:
-        self._upkeep.max_bytes = _limit("max_bytes", limit)
+        self._upkeep.max_bytes = limit_of("max_bytes", limit)
         self._upkeep.settle()
 
     @property
@@ -298,6 +303,42 @@ class States(MutableMapping[str, T]):
         """Pack everything at once, so that what is loaded again lies side by side; the bytes that may come back."""
         return self._upkeep.move()
 
+    # --- the process that follows -----------------------------------------------------------------------------------
+
+    def leave(self, private: Callable[[str], str], group: str, *, within_s: float) -> None:
+        """Leave a copy of all to the next process of this group, in a private directory below the one for spilling.
+
+        Raises:
+            NoSpill: a full or failing disk; nothing is left then.
+        """
+        from memguard.agents.inheritance import bequeath  # noqa: PLC0415 - once in a life, as below
+
+        folder = private(self._disk_folder())
+        count, length, failed = bequeath(self._keeping, folder, group, within_s=within_s)
+        if count or failed:
+            lost = f"; {len(failed)} could not be copied, as {failed[0]!r}" if failed else ""
+            self._say("state.left", f"{count} states, {format_bytes(length)}, left to the process that follows{lost}")
+
+    def reopen(self, private: Callable[[str], str], group: str) -> None:
+        """Take over what the process before left, if it left anything; each is loaded when it is asked for."""
+        from memguard.agents.inheritance import inherit  # noqa: PLC0415
+
+        count, length, errors = inherit(self._keeping, private(self._disk_folder()), group)
+        if count:
+            self._say("state.reopened", f"{count} states, {format_bytes(length)}, of the process before")
+        for error in errors:
+            self._say("state.unreadable", f"what the process before left cannot be reopened: {error}")
+
+    def _disk_folder(self) -> str:
+        spill = self._keeping.spill
+        assert spill is not None  # noqa: S101 - handover=True needs one
+        return spill.folder()
+
+    def _say(self, event: str, text: str) -> None:
+        if self._tell is not None:
+            told = Event(at=self._clock(), name=event, text=f"{self.name}: {text}", attributes={"name": self.name})
+            self._tell(told)
+
     # --- figures ----------------------------------------------------------------------------------------------------
 
     @property
@@ -336,31 +377,3 @@ class States(MutableMapping[str, T]):
 
     def __reduce__(self) -> Any:  # noqa: ANN401 - as in object
         raise TypeError(f"states {self.name!r} cannot be copied or pickled as a whole: take dict(states)")
-
-
-def _limit(what: str, limit: int | str | None) -> int | None:
-    if limit is None:
-        return None
-    count = _bytes(what, limit)
-    if count <= 0:
-        raise ValueError(f"{what}={limit!r} leaves no room for any state (None: no limit)")
-    return count
-
-
-def _bytes(what: str, amount: int | str) -> int:
-    try:
-        return parse_bytes(amount)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{what}={amount!r}: {error}") from None
-
-
-def _disk(spill: bool | str | os.PathLike[str], quota: int | str) -> Spill | None:  # noqa: FBT001 - as given
-    quota_bytes = _bytes("spill_max_bytes", quota)
-    if spill is False or not quota_bytes:
-        return None
-    if spill is True:
-        return Spill(None, quota_bytes)
-    folder = Path(spill)
-    if not folder.is_dir():
-        raise ValueError(f"spill={str(spill)!r} is no directory: make it, or write spill=True for a temporary one")
-    return Spill(str(folder), quota_bytes)

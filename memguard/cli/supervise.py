@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from memguard.cli.programs import Program, entered
 from memguard.cli.surroundings import nearest_limit
 from memguard.cli.tree import Tree, adopt_orphans
 from memguard.errors import MemguardError
@@ -44,12 +45,18 @@ _RUDE_RATIO: Final = 1.1
 
 
 def supervise(
-    command: Sequence[str], *, max_bytes: int | None = None, grace_s: float = 10.0, as_json: bool = False
+    command: Sequence[str],
+    *,
+    max_bytes: int | None = None,
+    grace_s: float = 10.0,
+    as_json: bool = False,
+    inside: bool = True,
 ) -> int:
     """Run a command to its end and tell on stderr whenever its level changes; its exit status, 128+N for a signal.
 
     Above ``max_bytes`` the command is ended: SIGTERM to it, SIGKILL to its whole tree ``grace_s`` later or once it is a
     tenth above; the status is then 137. Without it nobody is ended, and what is watched is the limit that is found.
+    ``inside``: a Python program gets a guard of its own, too.
 
     Raises:
         MemguardError: no command, or the limit in the environment cannot be meant.
@@ -58,7 +65,12 @@ def supervise(
         raise MemguardError("-- is followed by no command: write memguard run -- python server.py")
     if max_bytes is not None and not os.path.exists("/proc/self/statm"):  # noqa: PTH110 - a question, not a path
         raise MemguardError("--max cannot be kept here: what a command holds is read from /proc, on Linux")
-    return _Supervisor(command, max_bytes, grace_s, _Voice(command[0], as_json=as_json)).run()
+    voice = _Voice(command[0], as_json=as_json)
+    program = entered(command) if inside else Program(command=tuple(command))
+    supervisor = _Supervisor(program, max_bytes, grace_s, voice)
+    if program.why_not:
+        voice.tell("note", program.why_not)
+    return supervisor.run()
 
 
 class _Voice:
@@ -78,8 +90,11 @@ class _Voice:
 class _Supervisor:
     """One command under watch."""
 
-    def __init__(self, command: Sequence[str], max_bytes: int | None, grace_s: float, voice: _Voice) -> None:
-        self._command = list(command)
+    def __init__(self, program: Program, max_bytes: int | None, grace_s: float, voice: _Voice) -> None:
+        self._command = list(program.command)
+        self._environ = dict(os.environ)
+        if program.inside and max_bytes is not None:
+            self._environ.setdefault("MEMGUARD_MAX_BYTES", str(max_bytes))  # it sheds before we end it
         self._grace_s = grace_s
         self._voice = voice
         self._rules = Rules.resolve(os.environ)
@@ -148,7 +163,9 @@ class _Supervisor:
 
     def _start(self) -> int:
         try:
-            self._child = subprocess.Popen(self._command, start_new_session=self._own_session)  # noqa: S603 - no shell
+            self._child = subprocess.Popen(  # noqa: S603 - no shell
+                self._command, env=self._environ, start_new_session=self._own_session
+            )
         except FileNotFoundError:
             self._voice.tell("failed", "is not there: name a command on PATH, or a path", status=_NOT_FOUND)
             return _NOT_FOUND

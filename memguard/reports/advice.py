@@ -22,15 +22,19 @@ _LONG_S: Final = 600.0
 # The guard's own, which nobody has registered; what a user notices of a pause.
 _OWN: Final = frozenset({"collect", "trim"})
 _PAUSE_S: Final = 0.1
+_ROOMY: Final = 1.5
 
 
 def advice(numbers: Measures) -> tuple[tuple[str, str], ...]:
     """What to change, and the measurement that says so; nothing where nothing does."""
     return tuple(
         found
-        for rule in (_no_limit, _reaction, _useless, _collections, _exhausted, _room_left, _starved, _close_call, _long)
+        for rule in (
+            _no_limit, _reaction, _useless, _broken, _collections, _fragmented, _exhausted, _room_left, _starved,
+            _close_call, _leaking, _no_successor, _long,
+        )
         for found in rule(numbers)
-    )
+    )  # fmt: skip
 
 
 def _no_limit(numbers: Measures) -> Iterator[tuple[str, str]]:
@@ -91,6 +95,49 @@ def _useless(numbers: Measures) -> Iterator[tuple[str, str]]:
                     f"{format_bytes(one.bought_bytes)}{cost}"
                 ),
             )
+
+
+def _broken(numbers: Measures) -> Iterator[tuple[str, str]]:
+    """Who raised, or did not come back in time."""
+    for one in numbers.attempts:
+        if one.errors:
+            yield f"mend {one.name!r}: what raises gives nothing back", f"it raised {one.errors[0]}"
+    if numbers.events.get("relief.overdue"):
+        attempt_s = numbers.rules.attempt_s
+        longest_s = max(((one.cost_s or 0.0) / one.count for one in numbers.attempts), default=0.0)
+        allow = f", or attempt_s {attempt_s:g} → {longest_s * _ROOMY:.0f}" if longest_s > attempt_s else ""
+        yield (
+            f"have it give back in smaller steps{allow}",
+            f"{numbers.events['relief.overdue']} times a holder took longer than {format_seconds(attempt_s)}",
+        )
+
+
+def _fragmented(numbers: Measures) -> Iterator[tuple[str, str]]:
+    count = numbers.events.get("relief.fragmented", 0)
+    if count:
+        yield (
+            "fewer arenas (MALLOC_ARENA_MAX=2), an allocator that decays (jemalloc), or states instead of plain dicts",
+            f"{count} times most of what was released stayed in the heap, since small survivors lie among it",
+        )
+
+
+def _leaking(numbers: Measures) -> Iterator[tuple[str, str]]:
+    if any(numbers.events.get(name) for name in ("leak.suspected", "leak.report", "leak.kept")):
+        yield (
+            "mend what the leak's report names; a threshold only moves the hour",
+            "growth did not bend: see 'Does it leak?' above",
+        )
+
+
+def _no_successor(numbers: Measures) -> Iterator[tuple[str, str]]:
+    """The last step was due, and could not be taken."""
+    if numbers.events.get("handover.futile"):
+        rules, peak = numbers.rules, numbers.peak_ratio
+        share = "" if peak is None else f" (peak {peak:.0%})"
+        yield (
+            "raise the limit or start fewer workers; or say who starts a new one (handover='on')",
+            f"a hand-over was due and could not help, or nobody would follow{share}: handover={rules.handover!r}",
+        )
 
 
 def _collections(numbers: Measures) -> Iterator[tuple[str, str]]:

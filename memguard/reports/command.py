@@ -78,9 +78,9 @@ def replay(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="memguard replay",
         description="Decides a recorded incident again under other rules, and says where they part. FILE is "
-        "what JsonlSink wrote, or memguard.testing.save_record.",
+        "what JsonlSink wrote, the SQLite store of SqlSink, or memguard.testing.save_record.",
     )
-    parser.add_argument("file", metavar="FILE", help="JSON lines, or a record")
+    parser.add_argument("file", metavar="FILE", help="JSON lines, SQLite, or a record")
     _which(parser)
     parser.add_argument(
         "--rules", nargs="+", required=True, metavar="NAME=VALUE", help="rules that are other than they were then"
@@ -126,8 +126,6 @@ def _recorded(where: str, number: int) -> tuple[Record | None, Rules]:
     kind = kind_of(where)
     if kind == "record":
         return saved(where), Rules()
-    if kind == "store":
-        raise MemguardError(f"{where} is a store, and stores keep no records: replay the file of a JsonlSink")
     found = stories_of(where)
     if not found:
         return None, Rules()
@@ -135,7 +133,7 @@ def _recorded(where: str, number: int) -> tuple[Record | None, Rules]:
     if story.record is None:
         raise MemguardError(
             f"{where}: there is no record of the incident of {stamp(story.opened.unix_s)} "
-            f"({story.ends or 'it is over'}): JsonlSink writes one when an incident ends"
+            f"({story.ends or 'it is over'}): JsonlSink and SqlSink write one when an incident ends"
         )
     return story.record, measured(story).rules
 

@@ -60,7 +60,7 @@ def stories_of(path: str | Path) -> list[Story]:
     if kind == "store":
         from memguard.reports.stored import stories_in  # noqa: PLC0415 - sqlite3 is a MB
 
-        return stories_in(path)
+        return [_with_record(story, str(path)) for story in stories_in(path)]
     if kind == "record":
         raise MemguardError(f"{path} holds a record alone: `memguard replay` reads it, a report wants JsonlSink's file")
     return stories_of_lines(path.read_text(encoding="utf-8", errors="replace").splitlines(), str(path))

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from memguard.errors import MemguardError
-from memguard.reports.story import Line, Story, stories
+from memguard.reports.story import RECORD, Line, Story, stories
 from memguard.units import MIB
 from memguard.values import replace
 
@@ -47,12 +47,12 @@ def stories_in(path: Path) -> list[Story]:
     """
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=3.0)) as connection:
-            told = [_event(row) for row in connection.execute(_EVENTS)]
+            told = _on_guards_clock([_event(row) for row in connection.execute(_EVENTS)])
             whole = []
             for story in stories(told):
                 lines = [*_metrics(connection, story), *(line for line in told if line.source == story.source)]
                 found = next((one for one in stories(lines) if one.opened == story.opened), story)
-                whole.append(replace(found, operations=_operations(connection, story)))
+                whole.append(replace(found, operations=_operations(connection, story) or found.operations))
             return whole
     except sqlite3.Error as error:
         raise MemguardError(f"{path} cannot be read as a store of memguard: {error}") from None
@@ -60,15 +60,22 @@ def stories_in(path: Path) -> list[Story]:
 
 def _event(row: tuple[Any, ...]) -> Line:
     stamp, name, text, attributes, host, pid = row
-    when = _unix_s(stamp)
+    when, known = _unix_s(stamp), json.loads(attributes or "{}")
     return Line(
         unix_s=when,
         at=when,
         event=name,
         text=text,
         source=f"{pid} on {host}",
-        attributes=json.loads(attributes or "{}"),
+        attributes={} if name == RECORD else known,
+        rest=known if name == RECORD else {},
     )
+
+
+def _on_guards_clock(told: list[Line]) -> list[Line]:
+    """The same with each process's own instants, where it told one: the record of an incident speaks in them."""
+    ahead_s = {line.source: line.unix_s - float(line.rest["at"]) for line in told if line.rest.get("at") is not None}
+    return [replace(line, at=line.unix_s - ahead_s.get(line.source, 0.0)) for line in told]
 
 
 def _unix_s(stamp: str) -> float:
@@ -86,6 +93,7 @@ def _metrics(connection: sqlite3.Connection, story: Story) -> list[Line]:
     names = ("system.memory.used", *_SEEN)
     query = _METRICS.format(marks=", ".join("?" * len(names)))
     rows: dict[str, dict[str, Any]] = {}
+    ahead_s = story.opened.unix_s - story.opened.at
     for stamp, name, value, used_mb, limit_mb, host, pid in connection.execute(query, (*names, *_span(story))):
         if f"{pid} on {host}" == story.source:
             seen = rows.setdefault(stamp, {"used_bytes": int((used_mb or 0) * MIB)})
@@ -95,7 +103,12 @@ def _metrics(connection: sqlite3.Connection, story: Story) -> list[Line]:
                 seen[_SEEN[name]] = int(value)
     return [
         Line(
-            unix_s=_unix_s(stamp), at=_unix_s(stamp), event="reading.recorded", text="", source=story.source, seen=seen
+            unix_s=_unix_s(stamp),
+            at=_unix_s(stamp) - ahead_s,
+            event="reading.recorded",
+            text="",
+            source=story.source,
+            seen=seen,
         )
         for stamp, seen in rows.items()
     ]

@@ -11,13 +11,14 @@ if TYPE_CHECKING:
 
     from memguard._core.record import Record
 
-__all__ = ["STOPPED", "Line", "Story", "stories"]
+__all__ = ["RECORD", "STOPPED", "Line", "Story", "stories"]
 
 # What is told within so long before an incident belongs to its story, and what comes so soon after it.
 _BEFORE_S: Final = 600.0
 _AFTER_S: Final = 60.0
 _POINTS: Final = 240
-_RECORD: Final = "incident_record"
+RECORD: Final = "incident_record"
+"""The line that says all about the incident that has just ended."""
 STOPPED: Final = "the guard was stopped"
 """Why a story has no end, when nothing is wrong with that."""
 
@@ -96,9 +97,9 @@ def stories(lines: Iterable[Line]) -> list[Story]:
 
 def _of_one(source: str, lines: list[Line]) -> list[Story]:
     """The incidents of one process."""
-    lines = sorted(lines, key=lambda line: (line.unix_s, line.event == _RECORD))
-    records = {line.at: line for line in lines if line.event == _RECORD}
-    told = [line for line in lines if line.event != _RECORD]
+    lines = sorted(lines, key=lambda line: (line.unix_s, line.event == RECORD))
+    records = {line.at: line for line in lines if line.event == RECORD}
+    told = [line for line in lines if line.event != RECORD]
     found = []
     begin: int | None = None
     for place, line in enumerate(told):

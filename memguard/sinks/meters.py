@@ -15,15 +15,16 @@ from memguard.metrics import METRICS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from memguard.model import Event, GcStats, Snapshot, Vitals
+    from memguard.model import Event, GcStats, Relief, Snapshot, Vitals
 
-__all__ = ["Ended", "Meters", "Reading", "Spread", "Watched"]
+__all__ = ["DURATION", "RELIEF", "Ended", "Meters", "Reading", "Spread", "Watched"]
 
 Reading = tuple[tuple[str, ...], float]
 """Values of a metric's attributes, in the table's order, and its value."""
 
 _RELIEFS = {"relief.bought", "relief.useless", "relief.failed", "relief.overdue"}
-_DURATION = "memguard.operation.duration"
+DURATION = "memguard.operation.duration"
+RELIEF = "memguard.memory.relief.duration"
 # As many as operations themselves are told apart by.
 _TYPES = 200
 OTHER = "other"
@@ -101,6 +102,7 @@ class Watched(Protocol):
     def alerts(self) -> Sequence[_Alert]: ...  # noqa: D102
     def tell(self, name: str, text: str, **attributes: str | float | bool) -> None: ...  # noqa: D102
     def now(self) -> float: ...  # noqa: D102
+    def on_relief(self, hear: Callable[[Relief], object]) -> None: ...  # noqa: D102
 
 
 class Spread:
@@ -129,15 +131,17 @@ class Meters:
         self._bought = Counter[tuple[str, ...]]()
         self._grown: dict[tuple[str, ...], float] = {}
         self._durations: dict[tuple[str, ...], Spread] = {}
+        self._reliefs: dict[tuple[str, ...], Spread] = {}
 
     def attach(self, guard: Watched) -> None:
         """Read this guard from now on; it is held weakly."""
         self._guard = weakref.ref(guard)
         guard.operations.listen(self.note)
+        guard.on_relief(self.note_relief)
 
     def forget(self) -> None:
         """In a forked child: what the parent counted is not ours."""
-        for counted in (self._events, self._attempts, self._bought, self._grown, self._durations):
+        for counted in (self._events, self._attempts, self._bought, self._grown, self._durations, self._reliefs):
             counted.clear()
 
     def __call__(self, event: Event, /) -> None:
@@ -154,9 +158,19 @@ class Meters:
         key = (type_, operation.status or "done")
         spread = self._durations.get(key)
         if spread is None:
-            spread = self._durations.setdefault(key, Spread(METRICS[_DURATION].bounds))
+            spread = self._durations.setdefault(key, Spread(METRICS[DURATION].bounds))
         spread.add(operation.duration_s)
         self._grown[type_,] = self._grown.get((type_,), 0.0) + operation.delta_bytes
+
+    def note_relief(self, relief: Relief) -> None:
+        """Count how long an attempt took, on the guard's thread: a microsecond."""
+        key = (relief.name,)
+        spread = self._reliefs.get(key)
+        if spread is None:
+            if len(self._reliefs) >= _TYPES:
+                key = (OTHER,)
+            spread = self._reliefs.setdefault(key, Spread(METRICS[RELIEF].bounds))
+        spread.add(relief.cost_s)
 
     def _bounded(self, type_: str) -> str:
         """A type with a series of its own, or the one of all types beyond the bound."""
@@ -176,7 +190,7 @@ class Meters:
 
     def spreads(self, name: str) -> Sequence[tuple[tuple[str, ...], Spread]]:
         """The present counts of a histogram."""
-        return tuple(self._durations.items()) if name == _DURATION else ()
+        return tuple({DURATION: self._durations, RELIEF: self._reliefs}.get(name, {}).items())
 
     @property
     def counted_events(self) -> Iterable[Reading]:

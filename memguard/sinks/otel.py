@@ -9,15 +9,15 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from memguard.metrics import METRICS, OPERATION, STATUS
-from memguard.sinks.meters import Meters
+from memguard.metrics import METRICS, OPERATION, RECLAIMER, STATUS
+from memguard.sinks.meters import DURATION, RELIEF, Meters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from memguard.errors import AdmissionRefused
     from memguard.metrics import MetricRow
-    from memguard.model import Event
+    from memguard.model import Event, Relief
     from memguard.sinks.meters import Ended, Watched
 
 __all__ = ["OtelSink"]
@@ -42,7 +42,8 @@ class OtelSink(Meters):
         self._provider: Any = meter_provider
         self._spans = spans
         self._ended: deque[Ended] = deque(maxlen=_QUEUE)
-        self._durations_out: Any = None
+        self._took: deque[tuple[str, float]] = deque(maxlen=_QUEUE)
+        self._spreads_out: dict[str, Any] = {}
         self._instruments: list[object] = []  # the API holds proxies weakly
 
     def attach(self, guard: Watched) -> None:
@@ -66,7 +67,7 @@ class OtelSink(Meters):
                     made = meter.create_histogram(row.name, **told, explicit_bucket_boundaries_advisory=row.bounds)
                 except TypeError:  # an API before 1.30 has no advisory
                     made = meter.create_histogram(row.name, **told)
-                self._durations_out = made
+                self._spreads_out[row.name] = made
             else:
                 observe = self._observer(row, metrics.Observation)
                 create = meter.create_observable_gauge if row.kind == "gauge" else meter.create_observable_counter
@@ -101,17 +102,25 @@ class OtelSink(Meters):
         """Keep an operation that has ended until the next flush."""
         self._ended.append(operation)
 
+    def note_relief(self, relief: Relief) -> None:
+        """Keep how long an attempt took until the next flush."""
+        self._took.append((relief.name, relief.cost_s))
+
     def flush(self) -> None:
         """Record what has ended, on a thread that nobody waits for."""
-        ended = self._ended
+        ended, took = self._ended, self._took
         while ended:
             one = ended.popleft()
-            self._durations_out.record(one.duration_s, {OPERATION: one.type, STATUS: one.status or "done"})
+            self._spreads_out[DURATION].record(one.duration_s, {OPERATION: one.type, STATUS: one.status or "done"})
+        while took:
+            name, cost_s = took.popleft()
+            self._spreads_out[RELIEF].record(cost_s, {RECLAIMER: name})
 
     def forget(self) -> None:
         """In a forked child: what the parent counted is not ours."""
         super().forget()
         self._ended.clear()
+        self._took.clear()
 
     def __call__(self, event: Event, /) -> None:
         """Count one event."""

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from memguard.errors import MissingExtra
 from memguard.metrics import METRICS
-from memguard.sinks.meters import Meters
+from memguard.sinks.meters import DURATION, RELIEF, Meters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memguard.metrics import MetricRow
+    from memguard.model import Relief
     from memguard.sinks.meters import Ended, Watched
 
 __all__ = ["RegistrySink"]
@@ -96,11 +97,19 @@ class RegistrySink(Meters):
 
     def note(self, operation: Ended) -> None:
         """Count an operation that has ended."""
-        made = self._made.get("memguard.operation.duration")
+        made = self._made.get(DURATION)
         if made is None:
             super().note(operation)
         else:
             made.labels(operation.type, operation.status or "done").observe(operation.duration_s)
+
+    def note_relief(self, relief: Relief) -> None:
+        """Count how long an attempt took."""
+        made = self._made.get(RELIEF)
+        if made is None:
+            super().note_relief(relief)
+        else:
+            made.labels(relief.name).observe(relief.cost_s)
 
     def flush(self) -> None:
         """Write what has changed, where the multiprocess collector reads it."""

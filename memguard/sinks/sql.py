@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from memguard.errors import MemguardError
 from memguard.metrics import METRICS
 from memguard.sinks.meters import Meters
+from memguard.sinks.seeing import Held, told_of_incident
 from memguard.telemetry import EVENTS
 from memguard.units import MIB, parse_seconds
 
@@ -26,11 +27,16 @@ if TYPE_CHECKING:
     from memguard.model import Event
     from memguard.sinks.meters import Ended, Watched
 
-__all__ = ["USED", "Average", "Row", "SqlSink", "StoreError", "Tables"]
+__all__ = ["INCIDENT", "USED", "Average", "Row", "SqlSink", "StoreError", "Tables"]
 
 USED = "system.memory.used"
 """The metric that operators ask the table ``metrics`` for: what the guard judges by, in MiB."""
 
+INCIDENT = "incident_record"
+"""The row beside ``incident.closed`` with all that the guard knew of the incident: rules, reliefs, its record."""
+
+# Some 3 to 30 KB for an incident of a minute; a record is bounded by 256 KiB, packed.
+_RECORD_CHARS = 512 * 1024
 # Rows that wait for a store which cannot be written: some 3 MB of them.
 _WAITING = 10_000
 _BATCH = 2_000
@@ -89,6 +95,7 @@ class SqlSink(Meters):
         target: a file for SQLite (or "sqlite:///path"), or the address of a PostgreSQL ("postgresql://…").
         keep: how long rows are kept.
         service: the service's name in every row; by default ``OTEL_SERVICE_NAME``, or else "".
+        records: whether each incident's record is kept, too, so that ``memguard replay`` can decide it again.
 
     Raises:
         ValueError: an address of neither kind, or no duration.
@@ -99,9 +106,15 @@ class SqlSink(Meters):
     slow = True
 
     def __init__(
-        self, target: str | os.PathLike[str] = "memguard.db", *, keep: str | float = "14d", service: str | None = None
+        self,
+        target: str | os.PathLike[str] = "memguard.db",
+        *,
+        keep: str | float = "14d",
+        service: str | None = None,
+        records: bool = True,
     ) -> None:
         super().__init__()
+        self._held = Held() if records else None
         self._keep_s = parse_seconds(keep)
         self._tables, self._notes = _tables(target)
         self._who = {
@@ -144,14 +157,26 @@ class SqlSink(Meters):
             for row in self._readings(event, when):
                 self._keep(row)
             return
-        text = json.dumps(dict(event.attributes), default=str)
         told = EVENTS.get(event.name)  # an application may tell events of its own
-        known = {
-            "event_name": event.name,
-            "severity": "info" if told is None else told.severity,
-            "text": event.text,
-            "attributes": text,
-        }
+        self._keep_event(event.name, "info" if told is None else told.severity, when, event.text, event.attributes)
+        guard = self._guard()
+        if guard is None or self._held is None:
+            return
+        if event.name == "incident.opened":
+            self._held.opened(guard, event)
+        elif event.name == "incident.closed":
+            record = self._held.closed(guard, event)
+            more = told_of_incident(guard, event, record)
+            if len(more.get("record", "")) > _RECORD_CHARS:
+                del more["record"]
+                more["note"] = "its record was too large for the store"
+            self._keep_event(INCIDENT, "info", when, event.text, {"at": event.at, **more})
+
+    def _keep_event(
+        self, name: str, severity: str, when: datetime, text: str, attributes: Mapping[str, object]
+    ) -> None:
+        shown = json.dumps(dict(attributes), default=str)
+        known = {"event_name": name, "severity": severity, "text": text, "attributes": shown}
         self._keep(self._row("memguard_events", when, known))
 
     def _readings(self, event: Event, when: datetime) -> Sequence[Row]:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from memguard.agents import spill as room
+from memguard.agents import volume as volumes
 from memguard.agents.spill import NoSpill, Spill, in_memory
 
 MIB = 1 << 20
@@ -55,13 +56,13 @@ def test_what_is_written_is_read(spill: Spill) -> None:
 def test_nobody_else_can_open_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is made with mode 0600 in a directory of mode 0700, whatever the umask, and both lose their names."""
     modes: list[int] = []
-    removed = room._remove
+    removed = volumes._remove
 
-    def look_first(path: str) -> None:
+    def look_first(path: str, folder: str) -> None:
         modes.extend(stat.S_IMODE(place.stat().st_mode) for place in (Path(path), Path(path).parent))
-        removed(path)
+        removed(path, folder)
 
-    monkeypatch.setattr(room, "_remove", look_first)
+    monkeypatch.setattr(volumes, "_remove", look_first)
     old = os.umask(0)
     try:
         spill = Spill(str(tmp_path), MIB)
@@ -97,7 +98,7 @@ def test_it_is_an_sqlite_file(spill: Spill) -> None:
     spill.write(b"x" * 10)
     (volume,) = spill._volumes.values()
     assert os.pread(volume.fd, 15, 0) == b"SQLite format 3"
-    assert volume._open().execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert volume.open().execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
 def test_the_quota(spill: Spill) -> None:
@@ -156,7 +157,7 @@ def test_whatever_fails_is_told(spill: Spill, monkeypatch: pytest.MonkeyPatch, f
         def fail(*_: object) -> None:
             raise fault
 
-        patch.setattr(room._Volume, "write", fail)
+        patch.setattr(volumes.Volume, "write", fail)
         with pytest.raises(NoSpill, match=type(fault).__name__):
             spill.write(b"lost?")
     assert spill.count == 1
@@ -166,8 +167,8 @@ def test_whatever_fails_is_told(spill: Spill, monkeypatch: pytest.MonkeyPatch, f
 
 def test_what_is_written_wrong_is_noticed_at_once(spill: Spill, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that keeps something else than it was given is found out while the caller still has the blob."""
-    write = room._Volume.write
-    monkeypatch.setattr(room._Volume, "write", lambda volume, serial, body: write(volume, serial, body[:-1] + b"?"))
+    write = volumes.Volume.write
+    monkeypatch.setattr(volumes.Volume, "write", lambda volume, serial, body: write(volume, serial, body[:-1] + b"?"))
     with pytest.raises(NoSpill, match="not what was written"):
         spill.write(b"right")
     assert spill.count == 0
@@ -178,16 +179,17 @@ def test_damage_is_noticed(spill: Spill, damage: str) -> None:
     """Changed bytes, another state's bytes, a missing row, a file cut short: an error, never something else."""
     one, two = spill.write(b"one" * 1000), spill.write(b"two" * 1000)
     (volume,) = spill._volumes.values()
+    row, other = one % room._VOLUME, two % room._VOLUME
     if damage == "changed":
-        volume._open().execute("UPDATE pieces SET body = zeroblob(length(body)) WHERE serial = ?", (one,))
+        volume.open().execute("UPDATE pieces SET body = zeroblob(length(body)) WHERE serial = ?", (row,))
     elif damage == "swapped":
-        volume._open().execute(
-            "UPDATE pieces SET body = (SELECT body FROM pieces WHERE serial = ?) WHERE serial = ?", (two, one)
+        volume.open().execute(
+            "UPDATE pieces SET body = (SELECT body FROM pieces WHERE serial = ?) WHERE serial = ?", (other, row)
         )
     elif damage == "gone":
-        volume._open().execute("DELETE FROM pieces WHERE serial = ?", (one,))
+        volume.open().execute("DELETE FROM pieces WHERE serial = ?", (row,))
     else:
-        volume._open().execute("PRAGMA shrink_memory")
+        volume.open().execute("PRAGMA shrink_memory")
         os.truncate(volume.fd, 4096)
     with pytest.raises(NoSpill):
         spill.read(one)

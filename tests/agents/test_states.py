@@ -293,7 +293,7 @@ def test_a_spill_file_that_was_damaged(tmp_path: Path) -> None:
     assert disk is not None
     (volume,) = disk._volumes.values()
     serial = states._keeping.attic.serials[states._keeping.attic.find("t1") or 0]
-    volume._open().execute("UPDATE pieces SET body = zeroblob(length(body)) WHERE serial = ?", (serial,))
+    volume.open().execute("UPDATE pieces SET body = zeroblob(length(body)) WHERE serial = ?", (serial % (1 << 40),))
     with pytest.raises(StateUnreadable, match=r"'t1' of 'talks'.*not what was written"):
         states["t1"]
     assert (states["t0"], states["t2"]) == (talk(0), talk(2))

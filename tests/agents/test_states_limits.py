@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from memguard import sizeof
-from memguard.agents import spill as room
+from memguard.agents import volume as volumes
 from memguard.agents.states import States
 from memguard.errors import StateTooLarge
 from memguard.testing import FakeClock
@@ -375,7 +375,7 @@ def test_a_full_disk_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(room._Volume, "write", full)
+        patch.setattr(volumes.Volume, "write", full)
         assert states.spill() == 0
         assert states.spill() == 0
         assert states.rungs[1].size() == 0
@@ -406,7 +406,7 @@ def test_a_failure_keeps_nothing_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.disable()
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(room._Volume, "write", full)
+            patch.setattr(volumes.Volume, "write", full)
             use()
         clock.advance(10)
         states.spill()

@@ -39,6 +39,25 @@ def test_a_worker_is_not_its_elder_sibling() -> None:
     assert "gunicorn" not in servers.find_way(Rules()).words
 
 
+def test_a_main_process_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guard in gunicorn's arbiter never ends it: its workers hand over; their copies of it are not it."""
+
+    class Arbiter:
+        pid = os.getpid()
+
+    module = ModuleType("gunicorn.arbiter")
+    module.Arbiter = Arbiter  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gunicorn.arbiter", module)
+    base = ModuleType("gunicorn.workers.base")
+    base.Worker = Worker  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gunicorn.workers.base", base)
+    monkeypatch.delitem(sys.modules, "uvicorn.server", raising=False)
+    arbiter = Arbiter()
+    assert "main process stays" in servers.find_way(Rules(handover="on")).hindrance
+    arbiter.pid = os.getppid()
+    assert not servers.find_way(Rules(handover="on")).hindrance
+
+
 def test_kubernetes_restarts_its_first_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the container's first process it is known who follows; beside it, and under systemd, it is not."""
     for find in ("_gunicorn", "_uvicorn", "_hypercorn", "_granian"):

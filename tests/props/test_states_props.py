@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 
-from memguard.agents import attic, codecs, slabs, spill
+from memguard.agents import attic, codecs, slabs, volume
 from memguard.agents.states import States
 from memguard.errors import StateTooLarge
 from memguard.testing import FakeClock
@@ -161,9 +161,9 @@ class History:
         self.fault: Callable[[], BaseException] = ValueError
         self.raised: BaseException | None = None
         for place, name in (
-            (spill._Volume, "write"),
-            (spill._Volume, "read"),
-            (spill._Volume, "drop"),
+            (volume.Volume, "write"),
+            (volume.Volume, "read"),
+            (volume.Volume, "drop"),
             (codecs, "_press"),
             (codecs, "unpack"),
             (attic.Attic, "add"),

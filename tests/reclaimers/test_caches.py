@@ -10,6 +10,7 @@ import types
 import weakref
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque
 from collections.abc import MutableMapping
+from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,29 @@ def test_oldest_entries_go_first_and_only_as_many_as_wanted(kind: Any) -> None:
     assert freed >= 100_000
     assert 880 <= len(cache) <= 920
     assert list(cache) == list(range(1000 - len(cache), 1000))
+
+
+@pytest.mark.parametrize("kind", [dict, UserDict])
+def test_what_is_dropped_dies_a_few_at_a_time(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large values at most three die before others have had a turn, and no lock is held while they die."""
+    alive, seen, lock = list[object](), list[int](), threading.Lock()
+
+    class Value:
+        def __init__(self) -> None:
+            self.text = "x" * 50_000
+            alive.append(None)
+
+        def __del__(self) -> None:
+            alive.pop()
+            assert not lock.locked()
+
+    cache = kind((number, Value()) for number in range(500))
+    monkeypatch.setattr("memguard.turns._SLICE_S", 0.0)
+    monkeypatch.setattr("memguard.turns.sleep", lambda _seconds: seen.append(len(alive)))
+    _adapter(cache, lock=lock).reclaim(_MUCH)
+    assert not cache
+    assert not alive
+    assert max(before - after for before, after in pairwise([500, *seen, 0])) <= 3
 
 
 def test_a_cachetools_cache_evicts_in_its_own_order() -> None:

@@ -189,6 +189,15 @@ _CLIMB = {Level.OK: 0.0, Level.ELEVATED: 0.0, Level.WARNING: 1.0, Level.CRITICAL
         (_numbers(refusals=0, peak_bytes=905 * MIB, peak_level=Level.CRITICAL), None),
         (_numbers(refusals=5, peak_bytes=960 * MIB, reached={**_CLIMB, Level.EMERGENCY: 2.0}), "raise the limit"),
         (_numbers(events={"relief.exhausted": 1}), "register who holds the rest"),
+        (_numbers(attempts=(_attempt(errors=("OSError: gone",)),)), "mend 'pages'"),
+        (_numbers(events={"relief.overdue": 2}), "have it give back in smaller steps"),
+        (
+            _numbers(events={"relief.overdue": 2}, attempts=(_attempt(cost_s=20.0),)),
+            "have it give back in smaller steps, or attempt_s 5 → 15",
+        ),
+        (_numbers(events={"relief.fragmented": 1}), "fewer arenas"),
+        (_numbers(events={"leak.report": 1}), "mend what the leak's report names"),
+        (_numbers(events={"handover.futile": 1}), "raise the limit or start fewer workers"),
         (_numbers(starved_s=1.0), "lower the rungs"),
         (_numbers(events={"guard.blind": 1}, blind_s=3.0), "find out why readings fail"),
         (_numbers(limit_bytes=None), "set max_bytes"),
@@ -331,12 +340,31 @@ def test_out_of_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     numbers = report_of(story).measures
     incident = run.incidents[-1]
     assert numbers.peak_bytes == incident.peak_bytes
-    names = {one.name for one in numbers.attempts}
-    assert "answers" in names <= {relief.name for relief in incident.reliefs}
+    assert {one.name for one in numbers.attempts} == {relief.name for relief in incident.reliefs}
+    assert numbers.rules == RULES
     assert main(["report", str(tmp_path / "memguard.db")]) == 0
     assert incident.peak_level.name in capsys.readouterr().out
-    assert main(["replay", str(tmp_path / "memguard.db"), "--rules", "warning_ratio=0.7"]) == 2
-    assert "stores keep no records" in capsys.readouterr().err
+
+
+def test_replay_out_of_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The store keeps the record too, as the JSONL sink does, and says what to do where it was told not to."""
+    from memguard.sinks.sql import SqlSink
+
+    for name, records in (("with.db", True), ("without.db", False)):
+        store = SqlSink(tmp_path / name, service="svc", records=records)
+        run = simulate(spike, duration_s=60, rules=RULES, sinks=(store,))
+        store.flush()
+        store.close()
+    (story,) = stories_of(tmp_path / "with.db")
+    assert story.record is not None
+    assert run.record is not None
+    assert story.record.stimuli == run.record.stimuli
+    assert main(["replay", str(tmp_path / "with.db"), "--rules", "warning_ratio=0.76", "collect_ratio=0.72"]) == 0
+    assert "WARNING" in capsys.readouterr().out
+    assert main(["replay", str(tmp_path / "without.db"), "--rules", "warning_ratio=0.76", "collect_ratio=0.72"]) == 2
+    assert "there is no record" in capsys.readouterr().err
+    (bare,) = stories_of(tmp_path / "without.db")
+    assert (bare.record, bool(report_of(bare).measures.attempts)) == (None, True)
 
 
 def test_another_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

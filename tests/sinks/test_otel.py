@@ -94,6 +94,12 @@ def test_a_real_sdk_reads_the_snapshot() -> None:
         guard.tick()
         with guard.operation("agent.run"):
             clock.advance(2.0)
+
+    def pages(_: int) -> int:
+        clock.advance(0.2)
+        return 0
+
+    guard.reclaimer("pages", pages)
     memory.grow(440 * MIB)
     guard.tick()
     guard.tick()
@@ -112,6 +118,10 @@ def test_a_real_sdk_reads_the_snapshot() -> None:
     assert (duration.count, duration.sum) == (5, pytest.approx(10.0))
     assert tuple(duration.explicit_bounds) == METRICS["memguard.operation.duration"].bounds
     assert dict(duration.attributes) == {"memguard.operation.type": "agent.run", "memguard.operation.status": "done"}
+    reliefs = found["memguard.memory.relief.duration"].data.data_points
+    assert tuple(reliefs[0].explicit_bounds) == METRICS["memguard.memory.relief.duration"].bounds
+    of_pages = {"memguard.reclaimer.name": "pages"}
+    assert [point.sum >= 0.2 * point.count > 0 for point in reliefs if dict(point.attributes) == of_pages] == [True]
     assert set(found) <= set(METRICS)
     provider.shutdown()
 

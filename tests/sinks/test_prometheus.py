@@ -82,6 +82,35 @@ def test_every_metric_has_its_value() -> None:
     attempts = found["memguard_memory_relief_attempts_total"]
     assert attempts
     assert {dict(key)["relief_outcome"] for key in attempts} <= {"bought", "useless", "failed", "overdue"}
+    took = found["memguard_memory_relief_duration_seconds_count"]
+    assert {dict(key)["reclaimer_name"] for key in attempts} <= {dict(key)["reclaimer_name"] for key in took}
+
+
+def test_a_listener_that_raises_is_left_out() -> None:
+    """Whoever hears of reliefs and raises hears of no more, is told of once, and the guard goes on relieving."""
+    heard: list[str] = []
+    told: list[str] = []
+
+    def broken(relief: object) -> None:
+        heard.append(str(relief))
+        raise OSError("no room")
+
+    guard, clock, memory = watched(lambda event: told.append(event.text))
+    guard.on_relief(broken)
+
+    def pages(_: int) -> int:
+        memory.grow(-5 * MIB)
+        return 5 * MIB
+
+    guard.reclaimer("pages", pages, size=lambda: 100 * MIB)
+    memory.grow(440 * MIB)
+    for _ in range(5):
+        clock.advance(0.5)
+        guard.tick()
+    assert len(heard) == 1
+    assert guard.snapshot.incident is not None
+    assert guard.snapshot.incident.attempts > 1
+    assert sum("no room" in text for text in told) == 1
 
 
 def test_grep_memory_finds_all_of_it() -> None:
