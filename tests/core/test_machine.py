@@ -241,6 +241,32 @@ def test_a_relief_that_could_not_be_measured_is_no_ok() -> None:
     assert story.state.ask is not None
 
 
+def test_work_that_met_no_room_asks_a_cache_for_what_is_missing() -> None:
+    """Below the rungs a cache is asked for just that, once, and the incident says why; then it is over."""
+    story = _pressed(600)
+    assert story.state.stand.level is Level.OK
+    assert _wants_survey(story.tell(Refused(at=10.1, count=2, short_bytes=50 * MIB)))
+    assert story.state.incident is not None
+    assert story.state.incident.reason == "work met no room"
+    step = _begun(story, 10.1, CACHE, TRIM)
+    while step.name != "cache":  # what is free is tried first
+        story.relieve(10.2, step, 0)
+        step = _begun(story, 10.2, CACHE, TRIM)
+    assert 50 * MIB <= step.wanted_bytes <= 70 * MIB  # and what arrives meanwhile
+    story.relieve(10.3, step, 65, claimed_mib=65)
+    assert story.state.ask is None
+    assert story.names[-1] == "incident.closed"
+
+
+def test_nobody_is_asked_for_work_that_would_not_fit_anyway() -> None:
+    """Neither when the caches together hold too little, nor of those that are left alone until CRITICAL."""
+    late = Offer(name="agents", cost="dear", at=Level.CRITICAL, size_bytes=400 * MIB)
+    story = _pressed(600)
+    story.tell(Refused(at=10.1, count=1, short_bytes=450 * MIB))
+    assert story.survey(10.1, CACHE, late) is None
+    assert story.state.ask is None
+
+
 def test_an_older_reading_does_not_overwrite_a_newer() -> None:
     """A relief by hand that comes in after a look leaves that look's usage and level."""
     story = _pressed(820)

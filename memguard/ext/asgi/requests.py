@@ -165,6 +165,7 @@ class BodyRequest(Request):
 
     budget: Purse | None
     fate: str
+    last: Message | None
 
     def __init__(self, gate: Gate, scope: Scope, receive: Receive, send: Send, announced: int) -> None:
         super().__init__(gate, scope, receive, send)
