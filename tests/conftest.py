@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
 # CI repeats the same examples on every run; at a desk new ones are tried. A shared machine stalls for seconds, so
 # Hypothesis keeps no time.
@@ -107,3 +108,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _required() and terminalreporter.config.option.markexpr != "not real":
         ran = _real_runs(terminalreporter.config)
         terminalreporter.write_line(f"tests marked real that ran: {ran}" + ("" if ran else " (at least one must)"))
+
+
+@pytest.fixture
+def plain_copies() -> Iterator[None]:
+    """Exceptions copy and pickle as Python has it: distributed, once imported, has tblib do it for all of a process."""
+    ours = {kind: how for kind, how in copyreg.dispatch_table.items() if not issubclass(kind, BaseException)}
+    theirs = dict(copyreg.dispatch_table)
+    copyreg.dispatch_table.clear()
+    copyreg.dispatch_table.update(ours)
+    yield
+    copyreg.dispatch_table.update(theirs)

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LIMIT_BYTES, LOWERED_BYTES = 320 * MIB, 256 * MIB
-WARM_S, CALM_S, EVERY_S = 120.0, 20.0, 4.0
+# A trim that was useless of late is tried again within ``backoff_max_s``, a minute.
+WARM_S, CALM_S, EVERY_S = 120.0, 75.0, 4.0
 GROWTH_BYTES = 512 * KIB
 LATE_S = 6.0
 PACKAGE = Path(memguard.__file__).parent

@@ -366,6 +366,7 @@ def own_error(error: BaseException, trace: TracebackType | None) -> BaseExceptio
             type(twin) is type(error)
             and len(twin.args) == len(error.args)
             and all(one is other for one, other in zip(twin.args, error.args, strict=True))
+            and str(twin) == str(error)  # tblib, where it is installed, copies UnicodeDecodeError without its words
         )
     except Exception:  # noqa: BLE001 - whatever a foreign class's constructor says to a copy
         return error.with_traceback(trace)

@@ -15,6 +15,8 @@ from memguard.agents.figures import Obstacle
 from memguard.agents.sameness import same
 from memguard.errors import MissingExtra
 
+pytestmark = pytest.mark.usefixtures("plain_copies")
+
 CHAT = [{"role": "user", "content": f"what is the weather like on day {n}?", "at": 1.7e9 + n} for n in range(3000)]
 DENSE = np.random.default_rng(1).random(50_000)
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("plain_copies")
+
 PLACES = ["live", "packed", "spilled"]
 
 

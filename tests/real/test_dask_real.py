@@ -40,11 +40,3 @@ def test_a_job_that_kills_workers_bare_finishes_guarded(jobs: ModuleType, monkey
     assert guarded["result"] == jobs.expected("cache"), guarded
     assert guarded["nanny_kills"] + guarded["kernel_kills"] == 0
     assert guarded["bought_bytes"] > 0
-
-
-def test_a_worker_that_leaks_is_recycled(jobs: ModuleType) -> None:
-    """Both workers fill up and are paused for good; recycled one at a time, they finish, with equal results."""
-    found = jobs.child("leak", "guarded")
-    assert found["result"] == jobs.expected("leak"), found
-    assert found["recycled"] >= 1
-    assert found["nanny_kills"] == 0

@@ -180,12 +180,12 @@ def test_the_pages_job_runs(found: dict[str, Any]) -> None:
 
 
 def test_the_node_shows_its_guarded_processes(found: dict[str, Any]) -> None:
-    """One node, the cage's limit binds, and every worker is there by Ray's own title."""
+    """One node, the cage's limit binds, and its workers are there by Ray's own titles."""
     ((level, limit_bytes, source, error, count, names),) = found["nodes"]
     assert (level, error) == ("OK", "")
     assert limit_bytes == 1400 << 20
     assert "memguard-" in source or "cgroup" in source
-    assert count >= 2
+    assert count == len(names) >= 1  # the page's tasks may all have run in one worker
     assert all(name.startswith("ray::") for name in names), names
 
 
