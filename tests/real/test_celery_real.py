@@ -88,9 +88,10 @@ def _run(folder: Path, *, rules: str, within_s: float) -> dict[str, Any]:
     (folder / "files.py").write_text(FILES)
     (folder / "service.py").write_text(SERVICE.format(leak=LEAK_MIB, rules=rules))
     sender = Celery("sender", set_as_current=False)
+    folders = {"data_folder_in": "queue", "data_folder_out": "queue", "control_folder": "control"}
     sender.conf.update(
         broker_url="filesystem://",
-        broker_transport_options={f"data_folder_{way}": str(folder / "queue") for way in ("in", "out")},
+        broker_transport_options={option: str(folder / name) for option, name in folders.items()},
         task_ignore_result=True,
     )
     with sender.connection_for_write() as connection, sender.amqp.Producer(connection) as producer:
