@@ -87,7 +87,7 @@ def sockets() -> list[Asked]:
 
 def scattered() -> list[Asked]:
     """Every request makes 20,000 small objects, of which a tenth stays."""
-    return _mixed([Asked(number / 20, f"/scatter/{number}?count=20000") for number in range(240)], _light(12))
+    return _mixed([Asked(number / 20, f"/scatter/{number}?count=20000") for number in range(340)], _light(17))
 
 
 def lumps() -> list[Asked]:
@@ -138,10 +138,10 @@ CASES: tuple[Case, ...] = (
         limit_bytes=384 * MIB, around="lower", around_s=4.5, floor_bytes=200 * MIB, survivable=False,
     ),
     Case(
-        name="several workers", words="3 workers, one limit, growing caches", load=cache, limit_bytes=448 * MIB,
+        name="several workers", words="3 workers, one limit, growing caches", load=cache, limit_bytes=384 * MIB,
         workers=3,
     ),
-    Case(name="slow leak", words="2 MB/s leak, 2 workers, 100 s", load=leak, limit_bytes=320 * MIB, workers=2),
+    Case(name="slow leak", words="2 MB/s leak, 2 workers, 100 s", load=leak, limit_bytes=256 * MIB, workers=2),
     Case(
         name="page-cache flood", words="a neighbour in the group writes 800 MB", load=small, around="pages",
         peers=False, calm=True,
@@ -150,6 +150,7 @@ CASES: tuple[Case, ...] = (
     Case(name="guard starved", words="6 threads compute, the cache grows", load=hogs, peers=False),
     Case(
         name="disk full", words="states with spill and history on a full disk", load=states, trouble="disk",
+        limit_bytes=132 * MIB,
         peers=False,
     ),
     Case(name="store down", words="history in a PostgreSQL that is not there", load=cache, trouble="store",
